@@ -1,0 +1,28 @@
+# THE dependency table: a folder may include only the folders named here (scripts/check_layers.py reads this file)
+# and only its own third-party libraries. One static library per folder.
+#
+#   om_layer(FOLDER  USES folders it may include  LIBS third-party targets)
+set(OM_LAYERS "")
+function(om_layer name)
+    cmake_parse_arguments(L "" "" "USES;LIBS" ${ARGN})
+    file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.c ${PROJECT_SOURCE_DIR}/src/${name}/*.cpp)
+    if(NOT sources)
+        file(WRITE ${PROJECT_BINARY_DIR}/empty_${name}.c "extern int om_empty_${name}; int om_empty_${name};\n")
+        set(sources ${PROJECT_BINARY_DIR}/empty_${name}.c)
+    endif()
+    add_library(om_${name} STATIC ${sources})
+    list(TRANSFORM L_USES PREPEND om_)
+    target_link_libraries(om_${name} PUBLIC ${L_USES} PRIVATE om_options ${L_LIBS})
+endfunction()
+
+om_layer(base     USES                                          LIBS dep::jansson dep::crypto Threads::Threads)
+om_layer(model    USES base                                     LIBS dep::ggml dep::llama)
+om_layer(calib    USES model base                               LIBS dep::ggml dep::llama)
+om_layer(profile  USES calib model base                         LIBS dep::ggml)
+om_layer(alloc    USES profile model base                       LIBS dep::highs)
+om_layer(artifact USES alloc profile model base                 LIBS dep::ggml)
+om_layer(eval     USES model base                               LIBS dep::ggml dep::llama)
+om_layer(report   USES eval alloc profile model base            LIBS)
+om_layer(run      USES report eval artifact alloc profile calib model base LIBS)
+
+target_link_libraries(om_base PUBLIC m)

@@ -1,0 +1,43 @@
+/* allocation.json in memory: one type per tensor. */
+#ifndef OM_ALLOC_ALLOCATION_H
+#define OM_ALLOC_ALLOCATION_H
+
+#include "base/error.h"
+#include "model/format.h"
+
+typedef struct om_assignment {
+    char name[64];
+    const om_format *format;
+} om_assignment;
+
+typedef struct om_allocation {
+    char profile_path[1024], profile_sha256[65];
+    char model_sha256[65];
+    char stats_path[1024],
+        stats_sha256[65];  /* from the profile: what quantize rounds with; "" none */
+    char calib_sha256[65]; /* one digest for all calibration files */
+    uint64_t seed;
+    int64_t calib_tokens;
+    char plan[32];          /* "optimal", "preset:Q4_K_M", … */
+    char budget_kind[8];    /* "size", "bpw", "memory", "none" (a plan without a budget) */
+    int64_t budget_bytes;   /* limit of the whole file; 0 none */
+    om_assignment *tensors; /* [n_tensors] the quantizable tensors in file order */
+    int n_tensors;
+    int64_t bytes; /* of the whole file, exact */
+    double bpw;
+    double predicted_nats;
+    struct {
+        char status[32];
+        double gap, seconds;
+    } solver;
+    char sha256[65]; /* of allocation.json itself, filled by om_allocation_read */
+} om_allocation;
+
+om_status om_allocation_read(om_allocation **out, const char *path, om_error *err) OM_WARN_UNUSED;
+om_status om_allocation_write(const om_allocation *a, const char *path,
+                              om_error *err) OM_WARN_UNUSED;
+void om_allocation_free(om_allocation *a);
+/** NULL: the tensor is not in the allocation (it is copied as it is). */
+const om_format *om_allocation_find(const om_allocation *a, const char *name);
+
+#endif

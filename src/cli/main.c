@@ -1,0 +1,5 @@
+#include "optimum.h"
+
+int main(void) {
+    return 0;
+}

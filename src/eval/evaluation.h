@@ -1,0 +1,30 @@
+/* eval.json in memory: how one file compares with the reference. */
+#ifndef OM_EVAL_EVALUATION_H
+#define OM_EVAL_EVALUATION_H
+
+#include "base/error.h"
+
+typedef struct om_evaluation {
+    char model_path[1024], model_sha256[65], reference_path[1024], reference_sha256[65],
+        text_sha256[65];
+    char label[64]; /* "" or what the file is: "preset:Q4_K_M", "optimal" (set by run) */
+    char score[16]; /* "all" or "second-half" */
+    int n_ctx, n_chunks;
+    int64_t tokens; /* scored */
+    double ppl, ppl_stderr, ppl_reference;
+    double kld_mean, kld_stderr, kld_median, kld_p99,
+        kld_max;           /* nats; stderr over tokens as llama-perplexity */
+    double top1_agreement; /* 0..1 */
+    int64_t file_bytes;
+    double bpw;
+    char device[64];
+    double prefill_tok_s, decode_tok_s, ttft_s; /* 0 not measured */
+    int64_t peak_memory_bytes;
+} om_evaluation;
+
+om_status om_evaluation_read(om_evaluation **out, const char *path, om_error *err) OM_WARN_UNUSED;
+om_status om_evaluation_write(const om_evaluation *e, const char *path,
+                              om_error *err) OM_WARN_UNUSED;
+void om_evaluation_free(om_evaluation *e);
+
+#endif

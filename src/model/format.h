@@ -1,0 +1,41 @@
+/* Catalogue of the types a tensor may be stored in: ggml's, with the facts the planner needs. Own
+ * table (checked against ggml in a test), so that allocation and report need no ggml. */
+#ifndef OM_MODEL_FORMAT_H
+#define OM_MODEL_FORMAT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+typedef enum om_format_use {
+    OM_FORMAT_PLAIN,  /* f32, f16, bf16: a source; a candidate only for a tensor that already has it
+                       */
+    OM_FORMAT_COMMON, /* candidate by default: stock llama.cpp runs it well on every backend */
+    OM_FORMAT_OPT_IN, /* only when named in --types: too new, too slow or too weak (q1_0, tq1_0,
+                         iq1_s, nvfp4 …) */
+    OM_FORMAT_SOURCE  /* readable as a source, never written (q8_1, q8_K, retired types) */
+} om_format_use;
+
+typedef struct om_format {
+    const char *name; /* "q4_K": ggml_type_name's spelling */
+    int ggml_type;    /* enum ggml_type */
+    int block;        /* weights per block; a row must be a multiple */
+    int block_bytes;
+    om_format_use use;
+    bool needs_imatrix; /* ggml refuses to quantize without importance */
+} om_format;
+
+/** By name, case-insensitive; NULL: unknown. */
+const om_format *om_format_by_name(const char *name);
+/** By ggml type id; NULL: unknown. */
+const om_format *om_format_by_type(int ggml_type);
+/** i-th entry, NULL past the end: for loops over the catalogue, ascending bits per weight. */
+const om_format *om_format_at(int i);
+double om_format_bpw(const om_format *format);
+/** Bytes of n_rows rows of n_per_row weights; -1 when the block does not divide the row. */
+int64_t om_format_bytes(const om_format *format, int64_t n_per_row, int64_t n_rows);
+/** "q4_K, q5_K, …" of everything that may be asked for: for messages. Borrowed, static. */
+const char *om_format_list(void);
+
+#endif

@@ -1,0 +1,68 @@
+/* profile.json in memory: the sensitivity of a model's tensors, what a type costs in bytes and
+ * nats. */
+#ifndef OM_PROFILE_PROFILE_H
+#define OM_PROFILE_PROFILE_H
+
+#include "base/error.h"
+#include "model/format.h"
+#include "model/memory.h"
+
+/** One candidate: store this tensor in this type. */
+typedef struct om_choice {
+    const om_format *format;
+    int64_t bytes; /* in the file, without padding */
+    double nats;   /* predicted KL divergence per token, >= 0 (docs/method.md eq. 1) */
+} om_choice;
+
+typedef struct om_unit {
+    char name[64]; /* GGUF tensor name */
+    char role[64];
+    int layer;           /* -1: outside of blocks */
+    int64_t n_out, n_in; /* matrix [n_out, n_in] of one expert */
+    int experts;         /* matrices in the stack, 1 when dense */
+    int64_t params;
+    const om_format *source; /* type in the source file */
+    double fisher_trace;     /* sum over the tensor of F, for the report; 0 unknown */
+    om_choice *choices; /* [n_choices] ascending bytes; the source type is among them with 0 nats */
+    int n_choices;
+} om_unit;
+
+typedef struct om_fixed {
+    char name[64];
+    int64_t bytes; /* copied as it is, without padding */
+} om_fixed;
+
+typedef struct om_profile {
+    char model_path[1024], model_sha256[65], arch[64];
+    int64_t params;     /* all tensors, fixed ones too: what bits per weight divide by */
+    int64_t file_bytes; /* of the source */
+    char (*calib_sha256)[65];
+    int n_calib;
+    int n_windows, window_tokens;
+    uint64_t seed;
+    int64_t tokens; /* scored: N of eq. (1) */
+    int64_t metadata_bytes, alignment;
+    om_fixed *fixed;
+    int n_fixed;
+    om_memory memory;
+    char method[16];                         /* "fisher" or "measured" */
+    char stats_path[1024], stats_sha256[65]; /* "" when there are none */
+    om_unit *units;                          /* file order */
+    int n_units;
+    char sha256[65]; /* of profile.json itself, filled by om_profile_read */
+} om_profile;
+
+/** Read and check profile.json. *out owned (om_profile_free). Errors: OM_E_IO, OM_E_FORMAT with the
+ * JSON path. */
+om_status om_profile_read(om_profile **out, const char *path, om_error *err) OM_WARN_UNUSED;
+/** Write atomically; equal profiles give equal bytes. */
+om_status om_profile_write(const om_profile *profile, const char *path,
+                           om_error *err) OM_WARN_UNUSED;
+void om_profile_free(om_profile *profile);
+
+/** NULL when the unit has no such candidate. */
+const om_choice *om_unit_choice(const om_unit *unit, const om_format *format);
+/** Bytes of the output that no choice changes: metadata and fixed tensors, padded. */
+int64_t om_profile_fixed_bytes(const om_profile *profile);
+
+#endif

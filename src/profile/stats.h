@@ -1,0 +1,51 @@
+/* The statistics file (profile.stats.gguf): what one pass over the text keeps of each tensor.
+ *
+ * A GGUF whose imatrix part llama-quantize --imatrix reads: general.type = "imatrix",
+ * "<name>.in_sum2" [n_in, experts] and "<name>.counts" [1, experts] in F32; and, for the Fisher
+ * diagonal F = sum over windows of G∘G,
+ * "<name>.fisher_rows" [n_out, experts], "<name>.fisher_cols" [n_in, experts] in F32
+ * (docs/method.md eq. 2, 3). */
+#ifndef OM_PROFILE_STATS_H
+#define OM_PROFILE_STATS_H
+
+#include "base/error.h"
+
+typedef struct om_tensor_stats {
+    char name[64];
+    int64_t n_in, n_out;
+    int experts;
+    float *in_sum2; /* [experts, n_in] sum over tokens of x^2; NULL: the tensor has no matmul input
+                       (pure embedding) */
+    float *counts;  /* [experts] tokens */
+    float *rows;    /* [experts, n_out] row marginals of F; NULL in a foreign imatrix */
+    float *cols;    /* [experts, n_in] column marginals of F; NULL in a foreign imatrix */
+    double total;   /* sum of F over all experts; 0 in a foreign imatrix */
+} om_tensor_stats;
+
+typedef struct om_stats {
+    om_tensor_stats *tensors; /* [n_tensors] */
+    int n_tensors;
+    char model_sha256[65], calib_sha256[65]; /* "" in a foreign imatrix */
+    int n_windows, window_tokens;
+    int64_t tokens;
+    uint64_t seed;
+    char sha256[65]; /* of the file, filled by om_stats_read */
+} om_stats;
+
+/** Read our statistics, or any imatrix (GGUF, or the legacy .dat): rows, cols are NULL then. *out
+ * owned. Errors: OM_E_IO, OM_E_FORMAT, OM_E_NUMERIC (not finite or negative values, with the
+ * tensor's name). */
+om_status om_stats_read(om_stats **out, const char *path, om_error *err) OM_WARN_UNUSED;
+/** Write atomically; equal statistics give equal bytes. imatrix_only leaves the Fisher marginals
+ * out. */
+om_status om_stats_write(const om_stats *s, const char *path, bool imatrix_only,
+                         om_error *err) OM_WARN_UNUSED;
+void om_stats_free(om_stats *s);
+const om_tensor_stats *om_stats_find(const om_stats *s, const char *name);
+
+/** Importance for rounding expert e: out [n_in] f32 = in_sum2 / count, all ones when count is 0
+ * (llama.cpp's rule). Equal bit for bit to what llama-quantize computes from the same file. false:
+ * no input statistics. */
+bool om_stats_importance(float *out, const om_tensor_stats *t, int expert);
+
+#endif
