@@ -1,0 +1,430 @@
+/* Squared window gradients, reduced as they are formed: see fisher.h. */
+#include "calib/fisher.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/mem.h"
+
+/* ---- the set of weights
+ * ------------------------------------------------------------------------------------------ */
+
+/* Bisection needs names in order, files have them in any: weights stay in file order, an index is
+ * sorted. */
+struct sorted {
+    om_fisher f;
+    int *by_name;
+};
+
+static const om_fisher
+    *sort_base; /* qsort has no context; set and used by one thread, in om_fisher_new only */
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(sort_base->weights[*(const int *) a].name,
+                  sort_base->weights[*(const int *) b].name);
+}
+
+om_status om_fisher_new(om_fisher **out, const om_model *model, om_error *err) {
+    om_status status = OM_OK;
+    struct sorted *s = om_calloc(1, sizeof *s);
+    if (!s) {
+        return om_fail_nomem(err, sizeof *s);
+    }
+    om_fisher *f = &s->f;
+    const int n = om_model_n_tensors(model);
+    f->weights = om_calloc((size_t) n, sizeof *f->weights);
+    s->by_name = om_calloc((size_t) n, sizeof(int));
+    if (!f->weights || !s->by_name) {
+        status = om_fail_nomem(err, (size_t) n * sizeof *f->weights);
+        goto out;
+    }
+    for (int i = 0; i < n; i++) {
+        const om_tensor *t = om_model_tensor(model, i);
+        if (!t->may_quantize || t->n_dims != 2) {
+            continue;
+        }
+        om_fisher_weight *w = &f->weights[f->n_weights];
+        strncpy(w->name, t->name, sizeof w->name - 1);
+        w->tensor = t;
+        w->n_in = t->ne[0];
+        w->n_out = t->ne[1];
+        w->rows = om_calloc((size_t) w->n_out, sizeof(double));
+        w->cols = om_calloc((size_t) w->n_in, sizeof(double));
+        w->in_sum2 = om_calloc((size_t) w->n_in, sizeof(double));
+        s->by_name[f->n_weights] = f->n_weights;
+        f->n_weights++;
+        if (!w->rows || !w->cols || !w->in_sum2) {
+            status = om_fail_nomem(err, (size_t) (w->n_out + 2 * w->n_in) * sizeof(double));
+            goto out;
+        }
+    }
+    sort_base = f;
+    qsort(s->by_name, (size_t) f->n_weights, sizeof(int), by_name);
+    *out = f;
+    return OM_OK;
+out:
+    om_fisher_free(f);
+    return status;
+}
+
+void om_fisher_free(om_fisher *f) {
+    if (!f) {
+        return;
+    }
+    for (int i = 0; i < f->n_weights; i++) {
+        om_free(f->weights[i].rows);
+        om_free(f->weights[i].cols);
+        om_free(f->weights[i].in_sum2);
+    }
+    om_free(f->weights);
+    om_free(((struct sorted *) f)->by_name);
+    om_free(f);
+}
+
+int om_fisher_find(const om_fisher *f, const char *name) {
+    const int *index = ((const struct sorted *) f)->by_name;
+    int lo = 0, hi = f->n_weights;
+    while (lo < hi) {
+        const int mid = (lo + hi) / 2, order = strcmp(f->weights[index[mid]].name, name);
+        if (order == 0) {
+            return index[mid];
+        }
+        if (order < 0) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    return -1;
+}
+
+/* ---- reduction
+ * ------------------------------------------------------------------------------------------------------
+ */
+
+enum {
+    CHUNK = 32
+}; /* rows whose column sums are added up before they join the others: fixes the order of addition
+    */
+
+typedef struct reduce_args {
+    const float *g; /* [n, n_in] block of G */
+    int64_t n, n_in;
+    double *rows;    /* [n] */
+    double *partial; /* [chunks, n_in] */
+    double *cols;    /* [n_in] */
+} reduce_args;
+
+/* Sum of squares in eight fixed lanes: vectorises, and one order of addition on every machine. */
+static double sum_squares(const float *x, int64_t n) {
+    double lane[8] = { 0 };
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        for (int k = 0; k < 8; k++) {
+            lane[k] += (double) x[i + k] * (double) x[i + k];
+        }
+    }
+    double sum =
+        ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+    for (; i < n; i++) {
+        sum += (double) x[i] * (double) x[i];
+    }
+    return sum;
+}
+
+static void reduce_chunk(void *ctx, int64_t first, int64_t last, int worker) {
+    (void) worker;
+    const reduce_args *a = ctx;
+    double *restrict partial = a->partial + first / CHUNK * a->n_in;
+    memset(partial, 0, (size_t) a->n_in * sizeof *partial);
+    for (int64_t i = first; i < last; i++) {
+        const float *g = a->g + i * a->n_in;
+        a->rows[i] += sum_squares(g, a->n_in);
+        for (int64_t j = 0; j < a->n_in; j++) {
+            partial[j] += (double) g[j] * (double) g[j];
+        }
+    }
+}
+
+static void add_partials(void *ctx, int64_t first, int64_t last, int worker) {
+    (void) worker;
+    const reduce_args *a = ctx;
+    for (int64_t k = 0; k < (a->n + CHUNK - 1) / CHUNK; k++) {
+        const double *partial = a->partial + k * a->n_in;
+        for (int64_t j = first; j < last; j++) {
+            a->cols[j] += partial[j];
+        }
+    }
+}
+
+static void reduce_block(om_compute *c, reduce_args *a) {
+    om_compute_parallel(c, a->n, CHUNK, reduce_chunk, a);
+    om_compute_parallel(c, a->n_in, 256, add_partials, a);
+}
+
+/* ---- one weight's gradient, block by block
+ * ----------------------------------------------------------------------------- */
+
+typedef struct scatter_args {
+    float *g; /* [n, n_in] */
+    const om_weight_use *use;
+    int64_t first_row, n, n_in;
+} scatter_args;
+
+/* An embedding's gradient: the rows' gradients, added where they were gathered. Columns are split
+ * over threads. */
+static void scatter_columns(void *ctx, int64_t first, int64_t last, int worker) {
+    (void) worker;
+    const scatter_args *a = ctx;
+    for (int64_t t = 0; t < a->use->n_tokens; t++) {
+        const int64_t row = a->use->rows[t] - a->first_row;
+        if (row < 0 || row >= a->n) {
+            continue;
+        }
+        const float *d = a->use->delta + t * a->n_in;
+        float *g = a->g + row * a->n_in;
+        for (int64_t j = first; j < last; j++) {
+            g[j] += d[j];
+        }
+    }
+}
+
+typedef struct add_args {
+    float *to;
+    const float *from;
+} add_args;
+
+static void add_range(void *ctx, int64_t first, int64_t last, int worker) {
+    (void) worker;
+    const add_args *a = ctx;
+    for (int64_t i = first; i < last; i++) {
+        a->to[i] += a->from[i];
+    }
+}
+
+/* Scratch of one accumulation. */
+typedef struct work {
+    float *g, *extra;       /* [block, n_in] */
+    float *delta_t;         /* [block, T] transposed columns of delta */
+    float *xt[OM_MAX_USES]; /* [n_in, T] transposed inputs */
+    double *partial;
+    int64_t block;
+} work;
+
+/* G[first .. first+n) of one product use into `out`. */
+static om_status product_block(om_compute *c, float *out, const om_fisher_weight *w,
+                               const om_weight_use *use, const float *xt, float *delta_t,
+                               int64_t first, int64_t n, om_error *err) {
+    const int64_t T = use->n_tokens;
+    om_compute_transpose(c, delta_t, use->delta + first, n, T, 1, w->n_out);
+    om_array a = { { T, w->n_in, 1, 1 }, (float *) (uintptr_t) xt },
+             b = { { T, n, 1, 1 }, delta_t };
+    return om_compute_matmul(c, out, &a, &b, 0, err);
+}
+
+static om_status gradient_block(om_compute *c, work *s, const om_fisher_weight *w, int64_t first,
+                                int64_t n, om_error *err) {
+    om_status status = OM_OK;
+    bool filled = false;
+    for (int u = 0; u < w->n_uses; u++) {
+        if (!w->uses[u].x) {
+            continue;
+        }
+        float *to = filled ? s->extra : s->g;
+        OM_TRY(product_block(c, to, w, &w->uses[u], s->xt[u], s->delta_t, first, n, err));
+        if (filled) {
+            add_args a = { s->g, s->extra };
+            om_compute_parallel(c, n * w->n_in, 1 << 16, add_range, &a);
+        }
+        filled = true;
+    }
+    if (!filled) {
+        memset(s->g, 0, (size_t) (n * w->n_in) * sizeof(float));
+    }
+    for (int u = 0; u < w->n_uses; u++) {
+        if (!w->uses[u].x) {
+            scatter_args a = { s->g, &w->uses[u], first, n, w->n_in };
+            om_compute_parallel(c, w->n_in, 128, scatter_columns, &a);
+        }
+    }
+out:
+    return status;
+}
+
+static void release_work(om_compute *c, work *s, int n_uses) {
+    om_compute_release(c, s->g);
+    om_compute_release(c, s->extra);
+    om_compute_release(c, s->delta_t);
+    om_compute_release(c, (float *) s->partial);
+    for (int u = 0; u < n_uses; u++) {
+        om_compute_release(c, s->xt[u]);
+    }
+}
+
+static om_status prepare_work(om_compute *c, work *s, const om_fisher_weight *w, om_error *err) {
+    int n_products = 0;
+    int64_t T = 1;
+    for (int u = 0; u < w->n_uses; u++) {
+        if (w->uses[u].x) {
+            n_products++;
+            T = w->uses[u].n_tokens > T ? w->uses[u].n_tokens : T;
+        }
+    }
+    /* Blocks of about 2 MB of G stay in cache between the product and the reduction. */
+    s->block = (1 << 19) / w->n_in / CHUNK * CHUNK;
+    s->block = s->block < CHUNK ? CHUNK : s->block > w->n_out ? w->n_out : s->block;
+    const int64_t chunks = (s->block + CHUNK - 1) / CHUNK;
+    s->g = om_compute_alloc(c, s->block * w->n_in);
+    s->extra = n_products > 1 ? om_compute_alloc(c, s->block * w->n_in) : NULL;
+    s->delta_t = om_compute_alloc(c, s->block * T);
+    s->partial = (double *) om_compute_alloc(c, chunks * w->n_in * 2);
+    bool ok = s->g && s->delta_t && s->partial && (n_products < 2 || s->extra);
+    for (int u = 0; u < w->n_uses && ok; u++) {
+        if (w->uses[u].x) {
+            s->xt[u] = om_compute_alloc(c, w->n_in * w->uses[u].n_tokens);
+            ok = s->xt[u] != NULL;
+            if (ok) {
+                om_compute_transpose(c, s->xt[u], w->uses[u].x, w->n_in, w->uses[u].n_tokens, 1, 0);
+            }
+        }
+    }
+    return ok ? OM_OK : om_fail_nomem(err, (size_t) (s->block * w->n_in) * sizeof(float));
+}
+
+typedef struct input_args {
+    om_fisher_weight *w;
+    const float *xt; /* [n_in, T] rows are inputs */
+    int64_t T;
+} input_args;
+
+static void input_squares(void *ctx, int64_t first, int64_t last, int worker) {
+    (void) worker;
+    const input_args *a = ctx;
+    for (int64_t j = first; j < last; j++) {
+        a->w->in_sum2[j] += sum_squares(a->xt + j * a->T, a->T);
+    }
+}
+
+om_status om_fisher_accumulate(om_fisher *f, int weight, om_compute *c, float *gradient_out,
+                               om_error *err) {
+    om_status status = OM_OK;
+    om_fisher_weight *w = &f->weights[weight];
+    work s = { 0 };
+    OM_TRY(prepare_work(c, &s, w, err));
+    for (int u = 0; u < w->n_uses; u++) {
+        if (w->uses[u].x) {
+            input_args a = { w, s.xt[u], w->uses[u].n_tokens };
+            om_compute_parallel(c, w->n_in, 32, input_squares, &a);
+            w->count += (double) w->uses[u].n_tokens;
+        }
+    }
+    for (int64_t first = 0; first < w->n_out; first += s.block) {
+        const int64_t n = first + s.block < w->n_out ? s.block : w->n_out - first;
+        OM_TRY(gradient_block(c, &s, w, first, n, err));
+        reduce_args a = { s.g, n, w->n_in, w->rows + first, s.partial, w->cols };
+        reduce_block(c, &a);
+        if (gradient_out) {
+            memcpy(gradient_out + first * w->n_in, s.g, (size_t) (n * w->n_in) * sizeof(float));
+        }
+    }
+    double total = 0;
+    for (int64_t j = 0; j < w->n_in; j++) {
+        total += w->cols[j];
+    }
+    if (!isfinite(total)) {
+        status =
+            om_fail(err, OM_E_NUMERIC,
+                    "the gradient of %s is not finite; the model or the text is damaged", w->name);
+    }
+out:
+    release_work(c, &s, w->n_uses);
+    for (int u = 0; u < w->n_uses; u++) {
+        om_compute_release(c, w->uses[u].delta);
+    }
+    w->n_uses = 0;
+    return status;
+}
+
+/* ---- checkpoint
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+/* "OMCK" version key done, then per weight: count, rows, cols, in_sum2 as native doubles (a
+ * checkpoint never leaves the machine), then the SHA-256 of all before. */
+static const char magic[8] = "OMCK001";
+
+static om_status put(om_buf *b, const void *data, size_t n) {
+    om_buf_add(b, data, n);
+    return b->failed ? OM_E_NOMEM : OM_OK;
+}
+
+om_status om_fisher_save(const om_fisher *f, const char *path, const char key[65], int done,
+                         om_error *err) {
+    om_status status = OM_OK;
+    om_buf b = { 0 };
+    char digest[65];
+    (void) put(&b, magic, sizeof magic);
+    (void) put(&b, key, 65);
+    (void) put(&b, &done, sizeof done);
+    for (int i = 0; i < f->n_weights; i++) {
+        const om_fisher_weight *w = &f->weights[i];
+        (void) put(&b, &w->count, sizeof w->count);
+        (void) put(&b, w->rows, (size_t) w->n_out * sizeof(double));
+        (void) put(&b, w->cols, (size_t) w->n_in * sizeof(double));
+        (void) put(&b, w->in_sum2, (size_t) w->n_in * sizeof(double));
+    }
+    if (b.failed) {
+        status = om_fail_nomem(err, b.len);
+        goto out;
+    }
+    om_sha256_bytes(digest, b.data, b.len);
+    OM_TRY(put(&b, digest, sizeof digest));
+    OM_TRY(om_file_write(path, b.data, b.len, err));
+out:
+    om_buf_release(&b);
+    return status;
+}
+
+static void take(void *to, const char **p, size_t n) {
+    memcpy(to, *p, n);
+    *p += n;
+}
+
+om_status om_fisher_load(om_fisher *f, int *done, const char *path, const char key[65],
+                         om_error *err) {
+    *done = 0;
+    if (!om_file_exists(path)) {
+        return OM_OK;
+    }
+    size_t expect = sizeof magic + 65 + sizeof *done + 65;
+    for (int i = 0; i < f->n_weights; i++) {
+        expect += (size_t) (1 + f->weights[i].n_out + 2 * f->weights[i].n_in) * sizeof(double);
+    }
+    char *data;
+    size_t size;
+    om_status status = om_file_read(&data, &size, path, expect, err);
+    if (status != OM_OK) {
+        return status == OM_E_FORMAT ? OM_OK : status; /* larger than ours: other work */
+    }
+    char digest[65];
+    const char *p = data;
+    if (size == expect) {
+        om_sha256_bytes(digest, data, size - 65);
+        if (memcmp(digest, data + size - 65, 65) == 0 && memcmp(data, magic, sizeof magic) == 0 &&
+            memcmp(data + sizeof magic, key, 65) == 0) {
+            p += sizeof magic + 65;
+            take(done, &p, sizeof *done);
+            for (int i = 0; i < f->n_weights; i++) {
+                om_fisher_weight *w = &f->weights[i];
+                take(&w->count, &p, sizeof w->count);
+                take(w->rows, &p, (size_t) w->n_out * sizeof(double));
+                take(w->cols, &p, (size_t) w->n_in * sizeof(double));
+                take(w->in_sum2, &p, (size_t) w->n_in * sizeof(double));
+            }
+        }
+    }
+    om_free(data);
+    return OM_OK;
+}

@@ -1,0 +1,61 @@
+/* Fisher accumulators: what one pass keeps of each weight (docs/method.md eq. 2–4).
+ *
+ * For every window the weight's gradient G [n_out, n_in] is formed in row blocks, squared and
+ * reduced at once to its row and column sums; the whole of G never exists. A weight that is used
+ * several times (tied embeddings) waits until its last use, because gradients add before they are
+ * squared. Sums are in double and in a fixed order. */
+#ifndef OM_CALIB_FISHER_H
+#define OM_CALIB_FISHER_H
+
+#include "calib/compute.h"
+#include "model/gguf.h"
+
+/** One use of a weight in the window. Arrays are borrowed until om_fisher_accumulate. */
+typedef struct om_weight_use {
+    const float *x; /* [n_in, T] input rows of a product; NULL for an embedding */
+    float *delta;   /* [n_out, T] gradient of the product, or [n_in, T] of the gathered rows; owned,
+                       om_compute */
+    const int64_t *rows; /* [T] gathered rows of an embedding */
+    int64_t n_tokens;    /* T */
+} om_weight_use;
+
+enum { OM_MAX_USES = 8 };
+
+typedef struct om_fisher_weight {
+    char name[64];
+    const om_tensor *tensor; /* borrowed from the model */
+    int64_t n_in, n_out;
+    double *rows;    /* [n_out] sum over windows and columns of G∘G */
+    double *cols;    /* [n_in] sum over windows and rows of G∘G */
+    double *in_sum2; /* [n_in] sum over tokens of x² */
+    double count;    /* tokens in in_sum2; 0: never the matrix of a product */
+    om_weight_use uses[OM_MAX_USES];
+    int n_uses; /* in the window at hand */
+} om_fisher_weight;
+
+typedef struct om_fisher {
+    om_fisher_weight *weights; /* [n_weights] the tensors that may be quantized, in file order */
+    int n_weights;
+} om_fisher;
+
+/** Accumulators for every matrix of the model that may be quantized; all zero. Borrowed: model. */
+om_status om_fisher_new(om_fisher **out, const om_model *model, om_error *err) OM_WARN_UNUSED;
+void om_fisher_free(om_fisher *f);
+/** Index of a weight by name, -1: none. O(log n). */
+int om_fisher_find(const om_fisher *f, const char *name);
+
+/** The window's gradient of one weight from its uses: add its square's sums, and the inputs'
+ * squares. Clears the uses (deltas are released). gradient_out, when not NULL, receives G [n_out,
+ * n_in] (tests). */
+om_status om_fisher_accumulate(om_fisher *f, int weight, om_compute *c, float *gradient_out,
+                               om_error *err) OM_WARN_UNUSED;
+
+/** Checkpoint: the sums as they are, bit for bit. `key` (hex SHA-256) names the work; done =
+ * windows finished. Reading gives OM_OK and *done = 0 when there is no file or it belongs to other
+ * work. */
+om_status om_fisher_save(const om_fisher *f, const char *path, const char key[65], int done,
+                         om_error *err) OM_WARN_UNUSED;
+om_status om_fisher_load(om_fisher *f, int *done, const char *path, const char key[65],
+                         om_error *err) OM_WARN_UNUSED;
+
+#endif

@@ -1,0 +1,237 @@
+/* The driver over windows: see pass.h. */
+#include "calib/pass.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "calib/backward.h"
+#include "calib/forward.h"
+
+/* ---- labels and the gradient of the logits
+ * --------------------------------------------------------------------------- */
+
+typedef struct label_args {
+    float *p; /* [n_vocab, T] probabilities in, p − onehot(label) out */
+    int64_t n_vocab;
+    const int32_t *labels; /* NULL: draw */
+    uint64_t seed, first;  /* stream of position t is first + t */
+    double *loss;          /* [T] −log p(label) */
+} label_args;
+
+/* Inverse of the distribution function at u, the sum taken in double and in order. */
+static int64_t draw(const float *p, int64_t n, double u) {
+    double sum = 0;
+    int64_t last = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (p[i] > 0) {
+            sum += (double) p[i];
+            last = i;
+            if (u < sum) {
+                return i;
+            }
+        }
+    }
+    return last; /* rounding: the sum ended below u */
+}
+
+static void label_rows(void *ctx, int64_t first, int64_t last, int worker) {
+    (void) worker;
+    const label_args *a = ctx;
+    for (int64_t t = first; t < last; t++) {
+        float *p = a->p + t * a->n_vocab;
+        om_rng rng = om_rng_at(a->seed, a->first + (uint64_t) t);
+        const int64_t label = a->labels ? a->labels[t] : draw(p, a->n_vocab, om_rng_f64(&rng));
+        a->loss[t] = -log((double) p[label]);
+        p[label] -= 1.0F;
+    }
+}
+
+/* ---- one window
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct session {
+    om_compute *compute;
+    om_tape tape;
+    om_forward *forward;
+    om_fisher *fisher;
+    int n_tokens;
+    double *loss; /* [T] */
+} session;
+
+static int weight_of(void *ud, const char *name) {
+    return om_fisher_find(ud, name);
+}
+
+static void session_close(session *s) {
+    om_tape_release(&s->tape);
+    om_forward_close(s->forward);
+    om_compute_free(s->compute);
+    om_free(s->loss);
+}
+
+static om_status session_open(session *s, om_fisher *f, const char *model_path, int n_tokens,
+                              const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    s->fisher = f;
+    s->n_tokens = n_tokens;
+    OM_TRY(om_compute_new(&s->compute, om_n_threads(env), err));
+    s->tape.compute = s->compute;
+    s->tape.weight_of = weight_of;
+    s->tape.ud = f;
+    s->loss = om_calloc((size_t) n_tokens, sizeof *s->loss);
+    if (!s->loss) {
+        status = om_fail_nomem(err, (size_t) n_tokens * sizeof *s->loss);
+        goto out;
+    }
+    OM_TRY(om_forward_open(&s->forward, model_path, n_tokens, &s->tape, env, err));
+out:
+    return status; /* the caller closes */
+}
+
+static om_status run_window(session *s, float *const *gradients, const int32_t *tokens,
+                            const int32_t *labels, uint64_t seed, uint64_t window, om_error *err) {
+    om_status status = OM_OK;
+    const float *logits;
+    OM_TRY(om_forward_run(&logits, s->forward, tokens, err));
+    const int64_t n_vocab = om_forward_vocab(s->forward);
+    float *p = om_compute_alloc(s->compute, n_vocab * s->n_tokens);
+    if (!p) {
+        return om_fail_nomem(err, (size_t) (n_vocab * s->n_tokens) * sizeof(float));
+    }
+    status = om_compute_softmax(s->compute, p, logits, n_vocab, s->n_tokens, err);
+    if (status != OM_OK) {
+        om_compute_release(s->compute, p);
+        return status;
+    }
+    label_args a = { p, n_vocab, labels, seed, window * (uint64_t) s->n_tokens, s->loss };
+    om_compute_parallel(s->compute, s->n_tokens, 1, label_rows, &a);
+    for (int t = 0; t < s->n_tokens; t++) {
+        if (!isfinite(s->loss[t])) {
+            om_compute_release(s->compute, p);
+            return om_fail(err, OM_E_NUMERIC,
+                           "window %llu, position %d: the model's output is not finite; the model "
+                           "is damaged or overflows",
+                           (unsigned long long) window, t);
+        }
+    }
+    OM_TRY(om_backward(&s->tape, p, s->fisher, gradients, err));
+out:
+    return status;
+}
+
+om_status om_pass_one(om_fisher *f, float *const *gradients, double *loss_nats,
+                      const int32_t *tokens, const int32_t *labels, int n_tokens,
+                      const char *model_path, uint64_t seed, const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    session s = { 0 };
+    OM_TRY(session_open(&s, f, model_path, n_tokens, env, err));
+    OM_TRY(run_window(&s, gradients, tokens, labels, seed, 0, err));
+    for (int t = 0; loss_nats && t < n_tokens; t++) {
+        *loss_nats = (t ? *loss_nats : 0) + s.loss[t];
+    }
+out:
+    session_close(&s);
+    return status;
+}
+
+/* ---- cost
+ * ------------------------------------------------------------------------------------------------------------------
+ */
+
+/* One forward pass that copies nothing measures what the tape will hold, proves that every op has a
+ * rule, and times the model. What comes on top in the backward pass: the gradient of the logits, a
+ * block of dequantized weights, and the gradients inside one attention. */
+static om_status measure(session *s, om_pass_cost *cost, const int32_t *tokens, om_error *err) {
+    om_status status = OM_OK;
+    const float *logits;
+    s->tape.measure = true;
+    const double start = om_now_s();
+    OM_TRY(om_forward_run(&logits, s->forward, tokens, err));
+    cost->forward_s = om_now_s() - start;
+    int64_t largest = 0;
+    for (int i = 0; i < s->tape.n_saved; i++) {
+        const int64_t bytes = om_array_size(&s->tape.saved[i].array) * (int64_t) sizeof(float);
+        largest = !s->tape.saved[i].borrowed && bytes > largest ? bytes : largest;
+    }
+    const int64_t logits_bytes =
+        (int64_t) om_forward_vocab(s->forward) * s->n_tokens * (int64_t) sizeof(float);
+    cost->tape_bytes = s->tape.saved_bytes + logits_bytes;
+    cost->predicted_peak_bytes = om_peak_rss_bytes() + cost->tape_bytes + 3 * largest + (48 << 20);
+out:
+    s->tape.measure = false;
+    return status;
+}
+
+static om_status state_cost(session *s, om_pass_cost *cost, const om_windows *w, int done,
+                            const om_pass_options *o, const om_env *env, om_error *err) {
+    om_status status = measure(s, cost, w->tokens, err);
+    if (status != OM_OK) {
+        return status;
+    }
+    char peak[32], tape[32], limit[32];
+    om_format_bytes(peak, (double) cost->predicted_peak_bytes, true);
+    om_format_bytes(tape, (double) cost->tape_bytes, true);
+    if (o->max_ram_bytes > 0 && cost->predicted_peak_bytes > o->max_ram_bytes) {
+        return om_fail(err, OM_E_LIMIT,
+                       "the pass needs about %s (%s of it for one window's tape), more than "
+                       "--max-ram %s; use fewer "
+                       "--window-tokens or allow more",
+                       peak, tape, om_format_bytes(limit, (double) o->max_ram_bytes, true));
+    }
+    om_log(env, OM_LOG_INFO,
+           "profile: %d windows of %d tokens, about %.0f s, peak memory about %s (tape %s)",
+           w->n_windows - done, w->n_tokens, 4.0 * cost->forward_s * (w->n_windows - done), peak,
+           tape);
+    return OM_OK;
+}
+
+/* ---- the pass
+ * ------------------------------------------------------------------------------------------------------------------
+ */
+
+om_status om_pass_run(om_fisher *f, om_pass_cost *cost, const om_windows *w,
+                      const om_pass_options *o, const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    session s = { 0 };
+    int done = 0;
+    *cost = (om_pass_cost){ 0 };
+    if (o->checkpoint && !o->restart) {
+        OM_TRY(om_fisher_load(f, &done, o->checkpoint, o->key, err));
+    }
+    cost->windows_resumed = done;
+    if (done > 0) {
+        om_log(env, OM_LOG_INFO, "profile: resuming after %d of %d windows", done, w->n_windows);
+    }
+    const double start = om_now_s();
+    double saved_at = start;
+    if (done < w->n_windows) {
+        OM_TRY(session_open(&s, f, o->model_path, w->n_tokens, env, err));
+        OM_TRY(state_cost(&s, cost, w, done, o, env, err));
+    }
+    for (int i = done; i < w->n_windows; i++) {
+        om_progress(env, "profile", i, w->n_windows, "windows");
+        status = run_window(&s, NULL, w->tokens + (int64_t) i * w->n_tokens, NULL, o->seed,
+                            (uint64_t) i, err);
+        if (status != OM_OK) {
+            break;
+        }
+        done = i + 1;
+        if (o->checkpoint && om_now_s() - saved_at > 20) {
+            OM_TRY(om_fisher_save(f, o->checkpoint, o->key, done, err));
+            saved_at = om_now_s();
+        }
+    }
+    if (status == OM_OK) {
+        om_progress(env, "profile", w->n_windows, w->n_windows, "windows");
+    }
+    cost->total_s = om_now_s() - start;
+    cost->peak_bytes = om_peak_rss_bytes();
+out:
+    session_close(&s);
+    return status;
+}
