@@ -132,15 +132,16 @@ static om_status take_gradient(walk *w, float **out, const om_view *v, om_error 
 typedef struct dequant_args {
     const struct ggml_tensor *tensor;
     ggml_to_float_t to_float; /* NULL: F32 */
-    int64_t first, n;         /* rows of the weight */
-    float *wt;                /* [n_in, n]: transposed */
+    int64_t first;            /* row of the weight */
+    const om_packed *wt;      /* [n_in, n]: n rows transposed */
     float *scratch;           /* [workers, 32, n_in] */
 } dequant_args;
 
 static void dequant_transposed(void *ctx, int64_t first, int64_t last, int worker) {
     const dequant_args *a = ctx;
-    const int64_t n_in = a->tensor->ne[0];
-    float *rows = a->scratch + worker * 32 * n_in;
+    const int64_t n_in = a->tensor->ne[0], ld = a->wt->ne[0];
+    float *rows = a->scratch + worker * 32 * n_in, *f32 = a->wt->data;
+    uint16_t *bf16 = a->wt->data;
     for (int64_t r0 = first; r0 < last; r0 += 32) {
         const int64_t n = r0 + 32 < last ? 32 : last - r0;
         for (int64_t r = 0; r < n; r++) {
@@ -152,9 +153,14 @@ static void dequant_transposed(void *ctx, int64_t first, int64_t last, int worke
                 memcpy(rows + r * n_in, row, (size_t) n_in * sizeof(float));
             }
         }
-        for (int64_t j = 0; j < n_in; j++) {
+        for (int64_t j = 0; j < n_in && a->wt->bf16; j++) {
             for (int64_t r = 0; r < n; r++) {
-                a->wt[j * a->n + r0 + r] = rows[r * n_in + j];
+                bf16[j * ld + r0 + r] = om_bf16(rows[r * n_in + j]);
+            }
+        }
+        for (int64_t j = 0; j < n_in && !a->wt->bf16; j++) {
+            for (int64_t r = 0; r < n; r++) {
+                f32[j * ld + r0 + r] = rows[r * n_in + j];
             }
         }
     }
@@ -173,22 +179,24 @@ static om_status input_gradient(walk *w, float *dx, const struct ggml_tensor *te
         return om_fail(err, OM_E_UNSUPPORTED, "%s: ggml cannot dequantize type %s", tensor->name,
                        ggml_type_name(tensor->type));
     }
-    float *wt = om_compute_alloc(w->c, block * n_in), *part = NULL;
+    om_packed wt = { .bf16 = w->fisher->bf16, .ne = { block, n_in } };
+    wt.data = om_compute_alloc(w->c, om_packed_floats(&wt));
+    float *part = NULL;
     float *scratch = om_compute_alloc(w->c, om_compute_threads(w->c) * 32 * n_in);
     if (block < n_out) {
         part = om_compute_alloc(w->c, n_in * T);
     }
-    if (!wt || !scratch || (block < n_out && !part)) {
+    if (!wt.data || !scratch || (block < n_out && !part)) {
         status = om_fail_nomem(err, (size_t) (block * n_in) * sizeof(float));
         goto out;
     }
     for (int64_t first = 0; first < n_out; first += block) {
         const int64_t n = first + block < n_out ? block : n_out - first;
-        dequant_args d = { tensor, to_float, first, n, wt, scratch };
+        wt.ne[0] = n;
+        dequant_args d = { tensor, to_float, first, &wt, scratch };
         om_compute_parallel(w->c, n, 32, dequant_transposed, &d);
-        om_array a = { { n, n_in, 1, 1 }, wt },
-                 b = { { n, T, 1, 1 }, (float *) (uintptr_t) (delta + first) };
-        OM_TRY(om_compute_matmul(w->c, first ? part : dx, &a, &b, n_out, err));
+        om_array b = { { n, T, 1, 1 }, (float *) (uintptr_t) (delta + first) };
+        OM_TRY(om_compute_matmul_packed(w->c, first ? part : dx, &wt, &b, n_out, err));
         if (first) {
             om_view flat = { .ne = { n_in, T, 1, 1 }, .nb = { 1, n_in, 0, 0 } };
             view_args add = { &flat, dx, part };
@@ -196,10 +204,19 @@ static om_status input_gradient(walk *w, float *dx, const struct ggml_tensor *te
         }
     }
 out:
-    om_compute_release(w->c, wt);
+    om_compute_release(w->c, wt.data);
     om_compute_release(w->c, part);
     om_compute_release(w->c, scratch);
     return status;
+}
+
+/* One use of a weight is behind the walk; after the last one its gradient is complete. */
+static om_status pass_use(walk *w, int weight, om_error *err) {
+    if (--w->uses_left[weight] > 0 || w->fisher->weights[weight].n_uses == 0) {
+        return OM_OK;
+    }
+    return om_fisher_accumulate(w->fisher, weight, w->c, w->gradients ? w->gradients[weight] : NULL,
+                                err);
 }
 
 /* A node whose source 0 is a profiled weight: pass the gradient on to the input, and keep the use
@@ -224,7 +241,11 @@ static om_status weight_node(walk *w, const om_tape_node *n, float *g, om_error 
                 om_compute_release(w->c, g);
                 return status;
             }
-            OM_TRY(add_gradient_take(w, &n->src[1], dx, err));
+            status = add_gradient_take(w, &n->src[1], dx, err);
+            if (status != OM_OK) {
+                om_compute_release(w->c, g);
+                return status;
+            }
         }
     }
     if (fw->n_uses == OM_MAX_USES) {
@@ -233,12 +254,7 @@ static om_status weight_node(walk *w, const om_tape_node *n, float *g, om_error 
                        OM_MAX_USES);
     }
     fw->uses[fw->n_uses++] = use;
-    if (--w->uses_left[n->weight] == 0) {
-        status = om_fisher_accumulate(w->fisher, n->weight, w->c,
-                                      w->gradients ? w->gradients[n->weight] : NULL, err);
-    }
-out:
-    return status;
+    return pass_use(w, n->weight, err);
 }
 
 /* ---- all other nodes
@@ -312,9 +328,8 @@ static om_status walk_node(walk *w, const om_tape_node *n, om_error *err) {
     if (status != OM_OK) {
         return status;
     }
-    if (!g && n->weight >= 0) { /* a weight whose result nobody uses: its gradient is zero */
-        w->uses_left[n->weight]--;
-        return OM_OK;
+    if (!g && n->weight >= 0) { /* nobody uses this product: it adds nothing */
+        return pass_use(w, n->weight, err);
     }
     if (!g) {
         return OM_OK;
@@ -341,13 +356,16 @@ static void count_last_needs(const om_tape *t, int *first_need) {
     }
 }
 
-static void drop_saved(walk *w, const om_tape_node *n, const int *first_need, int i) {
+static void drop_saved(walk *w, const om_tape_node *n, int *first_need, int i) {
     const int ids[OM_VJP_SRC + 1] = { n->saved[0], n->saved[1], n->saved[2], n->saved_dst };
     for (int k = 0; k < OM_VJP_SRC + 1; k++) {
         om_saved *s = ids[k] >= 0 ? &w->tape->saved[ids[k]] : NULL;
         const bool waits =
             n->weight >= 0 && w->uses_left[n->weight] > 0; /* a tied weight still needs its input */
-        if (s && !s->borrowed && s->array.data && first_need[ids[k]] == i && !waits) {
+        if (s && waits) { /* other nodes may share the copy: it stays until the tape is reset */
+            first_need[ids[k]] = -1;
+        }
+        if (s && !s->borrowed && s->array.data && first_need[ids[k]] == i) {
             om_compute_release(w->c, s->array.data);
             s->array.data = NULL;
         }

@@ -152,10 +152,10 @@ static om_status finish(om_compute *c, struct ggml_context *ctx, struct ggml_ten
                : om_fail(err, OM_E_INTERNAL, "ggml could not compute a graph");
 }
 
-om_status om_compute_matmul(om_compute *c, float *out, const om_array *a, const om_array *b,
-                            int64_t ldb, om_error *err) {
+static om_status matmul(om_compute *c, float *out, enum ggml_type type, const int64_t a_ne[4],
+                        const void *a, const om_array *b, int64_t ldb, om_error *err) {
     struct ggml_context *ctx = begin(c);
-    struct ggml_tensor *ta = wrap(ctx, GGML_TYPE_F32, a->ne, a->data);
+    struct ggml_tensor *ta = wrap(ctx, type, a_ne, a);
     struct ggml_tensor *tb = wrap(ctx, GGML_TYPE_F32, b->ne, b->data);
     if (ldb) {
         tb->nb[1] = (size_t) ldb * sizeof(float);
@@ -164,6 +164,21 @@ om_status om_compute_matmul(om_compute *c, float *out, const om_array *a, const 
     struct ggml_tensor *node = ggml_mul_mat(ctx, ta, tb);
     node->data = out;
     return finish(c, ctx, node, err);
+}
+
+om_status om_compute_matmul(om_compute *c, float *out, const om_array *a, const om_array *b,
+                            int64_t ldb, om_error *err) {
+    return matmul(c, out, GGML_TYPE_F32, a->ne, a->data, b, ldb, err);
+}
+
+bool om_compute_has_bf16(void) {
+    return ggml_cpu_has_avx512_bf16() != 0;
+}
+
+om_status om_compute_matmul_packed(om_compute *c, float *out, const om_packed *a, const om_array *b,
+                                   int64_t ldb, om_error *err) {
+    const int64_t ne[4] = { a->ne[0], a->ne[1], 1, 1 };
+    return matmul(c, out, a->bf16 ? GGML_TYPE_BF16 : GGML_TYPE_F32, ne, a->data, b, ldb, err);
 }
 
 om_status om_compute_softmax(om_compute *c, float *p, const float *x, int64_t n, int64_t rows,
@@ -241,35 +256,53 @@ void om_compute_parallel(om_compute *c, int64_t n, int64_t grain,
     struct ggml_tensor *node =
         ggml_custom_4d(ctx, GGML_TYPE_F32, 1, 1, 1, 1, NULL, 0, run_loop, GGML_N_TASKS_MAX, &l);
     node->data = &dummy;
-    om_error err;
+    om_error err = { 0 };
     if (finish(c, ctx, node, &err) != OM_OK) {
         run_loop(NULL, 0, 1, &l); /* what the pool did not take, the caller does */
     }
 }
 
 typedef struct transpose_args {
-    float *out;
+    void *out;
     const float *in;
     int64_t n0, n1, blocks1, ld;
+    bool bf16;
 } transpose_args;
 
 enum { TILE = 32 };
 
-/* Item = one stripe of TILE rows of `in`. */
+static void transpose_tile(const transpose_args *a, const float *in, float *out, const int64_t i[2],
+                           const int64_t j[2]) {
+    for (int64_t r = i[0]; r < i[1]; r++) {
+        for (int64_t k = j[0]; k < j[1]; k++) {
+            out[r * a->n1 + k] = in[k * a->ld + r];
+        }
+    }
+}
+
+static void transpose_tile_bf16(const transpose_args *a, const float *in, uint16_t *out,
+                                const int64_t i[2], const int64_t j[2]) {
+    for (int64_t r = i[0]; r < i[1]; r++) {
+        for (int64_t k = j[0]; k < j[1]; k++) {
+            out[r * a->n1 + k] = om_bf16(in[k * a->ld + r]);
+        }
+    }
+}
+
+/* Item = one stripe of TILE columns of `in`. */
 static void transpose_stripes(void *ctx, int64_t first, int64_t last, int worker) {
     (void) worker;
     const transpose_args *a = ctx;
     for (int64_t s = first; s < last; s++) {
         const int64_t batch = s / a->blocks1, j0 = s % a->blocks1 * TILE;
-        const int64_t j1 = j0 + TILE < a->n1 ? j0 + TILE : a->n1;
+        const int64_t j[2] = { j0, j0 + TILE < a->n1 ? j0 + TILE : a->n1 };
         const float *in = a->in + batch * a->ld * a->n1;
-        float *out = a->out + batch * a->n0 * a->n1;
         for (int64_t i0 = 0; i0 < a->n0; i0 += TILE) {
-            const int64_t i1 = i0 + TILE < a->n0 ? i0 + TILE : a->n0;
-            for (int64_t i = i0; i < i1; i++) {
-                for (int64_t j = j0; j < j1; j++) {
-                    out[i * a->n1 + j] = in[j * a->ld + i];
-                }
+            const int64_t i[2] = { i0, i0 + TILE < a->n0 ? i0 + TILE : a->n0 };
+            if (a->bf16) {
+                transpose_tile_bf16(a, in, a->out, i, j);
+            } else {
+                transpose_tile(a, in, (float *) a->out + batch * a->n0 * a->n1, i, j);
             }
         }
     }
@@ -277,6 +310,12 @@ static void transpose_stripes(void *ctx, int64_t first, int64_t last, int worker
 
 void om_compute_transpose(om_compute *c, float *out, const float *in, int64_t n0, int64_t n1,
                           int64_t batches, int64_t ld) {
-    transpose_args a = { out, in, n0, n1, (n1 + TILE - 1) / TILE, ld ? ld : n0 };
+    transpose_args a = { out, in, n0, n1, (n1 + TILE - 1) / TILE, ld ? ld : n0, false };
     om_compute_parallel(c, a.blocks1 * batches, 4, transpose_stripes, &a);
+}
+
+void om_compute_transpose_packed(om_compute *c, const om_packed *out, const float *in, int64_t ld) {
+    const int64_t n0 = out->ne[1], n1 = out->ne[0];
+    transpose_args a = { out->data, in, n0, n1, (n1 + TILE - 1) / TILE, ld ? ld : n0, out->bf16 };
+    om_compute_parallel(c, a.blocks1, 4, transpose_stripes, &a);
 }

@@ -55,6 +55,40 @@ int64_t om_compute_peak_bytes(const om_compute *c);
 om_status om_compute_matmul(om_compute *c, float *out, const om_array *a, const om_array *b,
                             int64_t ldb, om_error *err) OM_WARN_UNUSED;
 
+/** Does this processor multiply BF16 natively, so that om_compute_matmul_packed is worth while? */
+bool om_compute_has_bf16(void);
+
+/** Storage of one matrix for om_compute_matmul_packed: F32, or BF16 rounded to nearest even. */
+typedef struct om_packed {
+    bool bf16;
+    int64_t ne[2]; /* k, m */
+    void *data;    /* [m, k] f32 or bf16 */
+} om_packed;
+
+static inline int64_t om_packed_floats(const om_packed *p) { /* to ask om_compute_alloc for */
+    const int64_t n = p->ne[0] * p->ne[1];
+    return p->bf16 ? (n + 1) / 2 : n;
+}
+
+/** out [m, n] = aᵀ · b [k, n], as om_compute_matmul; b is rounded to BF16 too when a is. */
+om_status om_compute_matmul_packed(om_compute *c, float *out, const om_packed *a, const om_array *b,
+                                   int64_t ldb, om_error *err) OM_WARN_UNUSED;
+
+/** out = transpose of in [n0, n1], i.e. out->ne = {n1, n0}; columns of in lie ld floats apart (0 =
+ * n0). */
+void om_compute_transpose_packed(om_compute *c, const om_packed *out, const float *in, int64_t ld);
+
+static inline uint16_t om_bf16(float x) {
+    union {
+        float f;
+        uint32_t u;
+    } v = { x };
+    if ((v.u & 0x7FFFFFFFU) > 0x7F800000U) {
+        return (uint16_t) (v.u >> 16 | 64U); /* NaN stays NaN */
+    }
+    return (uint16_t) ((v.u + 0x7FFFU + (v.u >> 16 & 1U)) >> 16);
+}
+
 /** p = softmax over rows of x [n, rows]; may be in place. */
 om_status om_compute_softmax(om_compute *c, float *p, const float *x, int64_t n, int64_t rows,
                              om_error *err) OM_WARN_UNUSED;

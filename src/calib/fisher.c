@@ -206,22 +206,21 @@ static void add_range(void *ctx, int64_t first, int64_t last, int worker) {
 
 /* Scratch of one accumulation. */
 typedef struct work {
-    float *g, *extra;       /* [block, n_in] */
-    float *delta_t;         /* [block, T] transposed columns of delta */
-    float *xt[OM_MAX_USES]; /* [n_in, T] transposed inputs */
+    float *g, *extra;          /* [block, n_in] */
+    float *delta_t;            /* [block, T] transposed columns of delta */
+    om_packed xt[OM_MAX_USES]; /* [n_in, T] transposed inputs */
     double *partial;
     int64_t block;
 } work;
 
 /* G[first .. first+n) of one product use into `out`. */
 static om_status product_block(om_compute *c, float *out, const om_fisher_weight *w,
-                               const om_weight_use *use, const float *xt, float *delta_t,
+                               const om_weight_use *use, const om_packed *xt, float *delta_t,
                                int64_t first, int64_t n, om_error *err) {
     const int64_t T = use->n_tokens;
     om_compute_transpose(c, delta_t, use->delta + first, n, T, 1, w->n_out);
-    om_array a = { { T, w->n_in, 1, 1 }, (float *) (uintptr_t) xt },
-             b = { { T, n, 1, 1 }, delta_t };
-    return om_compute_matmul(c, out, &a, &b, 0, err);
+    om_array b = { { T, n, 1, 1 }, delta_t };
+    return om_compute_matmul_packed(c, out, xt, &b, 0, err);
 }
 
 static om_status gradient_block(om_compute *c, work *s, const om_fisher_weight *w, int64_t first,
@@ -233,7 +232,7 @@ static om_status gradient_block(om_compute *c, work *s, const om_fisher_weight *
             continue;
         }
         float *to = filled ? s->extra : s->g;
-        OM_TRY(product_block(c, to, w, &w->uses[u], s->xt[u], s->delta_t, first, n, err));
+        OM_TRY(product_block(c, to, w, &w->uses[u], &s->xt[u], s->delta_t, first, n, err));
         if (filled) {
             add_args a = { s->g, s->extra };
             om_compute_parallel(c, n * w->n_in, 1 << 16, add_range, &a);
@@ -259,11 +258,12 @@ static void release_work(om_compute *c, work *s, int n_uses) {
     om_compute_release(c, s->delta_t);
     om_compute_release(c, (float *) s->partial);
     for (int u = 0; u < n_uses; u++) {
-        om_compute_release(c, s->xt[u]);
+        om_compute_release(c, s->xt[u].data);
     }
 }
 
-static om_status prepare_work(om_compute *c, work *s, const om_fisher_weight *w, om_error *err) {
+static om_status prepare_work(om_compute *c, work *s, const om_fisher_weight *w, bool bf16,
+                              om_error *err) {
     int n_products = 0;
     int64_t T = 1;
     for (int u = 0; u < w->n_uses; u++) {
@@ -283,10 +283,11 @@ static om_status prepare_work(om_compute *c, work *s, const om_fisher_weight *w,
     bool ok = s->g && s->delta_t && s->partial && (n_products < 2 || s->extra);
     for (int u = 0; u < w->n_uses && ok; u++) {
         if (w->uses[u].x) {
-            s->xt[u] = om_compute_alloc(c, w->n_in * w->uses[u].n_tokens);
-            ok = s->xt[u] != NULL;
+            s->xt[u] = (om_packed){ .bf16 = bf16, .ne = { w->uses[u].n_tokens, w->n_in } };
+            s->xt[u].data = om_compute_alloc(c, om_packed_floats(&s->xt[u]));
+            ok = s->xt[u].data != NULL;
             if (ok) {
-                om_compute_transpose(c, s->xt[u], w->uses[u].x, w->n_in, w->uses[u].n_tokens, 1, 0);
+                om_compute_transpose_packed(c, &s->xt[u], w->uses[u].x, 0);
             }
         }
     }
@@ -295,15 +296,19 @@ static om_status prepare_work(om_compute *c, work *s, const om_fisher_weight *w,
 
 typedef struct input_args {
     om_fisher_weight *w;
-    const float *xt; /* [n_in, T] rows are inputs */
-    int64_t T;
+    const om_weight_use *use;
 } input_args;
 
+/* Inputs j = first .. last of all tokens: the sum runs over tokens in order. */
 static void input_squares(void *ctx, int64_t first, int64_t last, int worker) {
     (void) worker;
     const input_args *a = ctx;
-    for (int64_t j = first; j < last; j++) {
-        a->w->in_sum2[j] += sum_squares(a->xt + j * a->T, a->T);
+    double *restrict sum = a->w->in_sum2;
+    for (int64_t t = 0; t < a->use->n_tokens; t++) {
+        const float *x = a->use->x + t * a->w->n_in;
+        for (int64_t j = first; j < last; j++) {
+            sum[j] += (double) x[j] * (double) x[j];
+        }
     }
 }
 
@@ -312,11 +317,11 @@ om_status om_fisher_accumulate(om_fisher *f, int weight, om_compute *c, float *g
     om_status status = OM_OK;
     om_fisher_weight *w = &f->weights[weight];
     work s = { 0 };
-    OM_TRY(prepare_work(c, &s, w, err));
+    OM_TRY(prepare_work(c, &s, w, f->bf16, err));
     for (int u = 0; u < w->n_uses; u++) {
         if (w->uses[u].x) {
-            input_args a = { w, s.xt[u], w->uses[u].n_tokens };
-            om_compute_parallel(c, w->n_in, 32, input_squares, &a);
+            input_args a = { w, &w->uses[u] };
+            om_compute_parallel(c, w->n_in, 64, input_squares, &a);
             w->count += (double) w->uses[u].n_tokens;
         }
     }
@@ -406,7 +411,11 @@ om_status om_fisher_load(om_fisher *f, int *done, const char *path, const char k
     size_t size;
     om_status status = om_file_read(&data, &size, path, expect, err);
     if (status != OM_OK) {
-        return status == OM_E_FORMAT ? OM_OK : status; /* larger than ours: other work */
+        if (status == OM_E_FORMAT) { /* larger than ours: other work */
+            *err = (om_error){ 0 };
+            return OM_OK;
+        }
+        return status;
     }
     char digest[65];
     const char *p = data;

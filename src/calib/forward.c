@@ -18,7 +18,7 @@ struct om_forward {
 };
 
 static bool stop_when_cancelled(void *ud) {
-    om_error ignored;
+    om_error ignored = { 0 };
     return om_check_cancel(ud, &ignored) != OM_OK;
 }
 
@@ -30,6 +30,7 @@ static om_status make_context(om_forward *f, om_error *err) {
     p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
     p.type_k = p.type_v = GGML_TYPE_F32;
     p.offload_kqv = false;
+    p.op_offload = false;
     p.swa_full = true;
     p.no_perf = true;
     p.cb_eval = om_tape_callback;
@@ -123,6 +124,9 @@ om_status om_forward_run(const float **logits, om_forward *f, const int32_t *tok
     om_status status = om_check_cancel(f->env, err);
     if (status != OM_OK) {
         return status;
+    }
+    if (rc == 2) { /* aborted by the hook, which has changed its mind since */
+        return om_fail(err, OM_E_CANCELLED, "interrupted");
     }
     if (rc != 0) {
         return om_fail(err, OM_E_INTERNAL, "libllama failed to evaluate a window (code %d): %s", rc,

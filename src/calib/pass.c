@@ -74,10 +74,21 @@ static void session_close(session *s) {
     om_free(s->loss);
 }
 
+static bool all_f32(const om_fisher *f) {
+    const om_format *f32 = om_format_by_name("f32");
+    for (int i = 0; i < f->n_weights; i++) {
+        if (f->weights[i].tensor->format != f32) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static om_status session_open(session *s, om_fisher *f, const char *model_path, int n_tokens,
                               const om_env *env, om_error *err) {
     om_status status = OM_OK;
     s->fisher = f;
+    f->bf16 = om_compute_has_bf16() && !all_f32(f);
     s->n_tokens = n_tokens;
     OM_TRY(om_compute_new(&s->compute, om_n_threads(env), err));
     s->tape.compute = s->compute;
@@ -93,12 +104,34 @@ out:
     return status; /* the caller closes */
 }
 
+/* The gradient enters at the last node of the tape: it must be the logits of all positions. */
+static om_status check_logits(const session *s, int64_t n_vocab, om_error *err) {
+    if (s->tape.n_nodes > 0) {
+        const om_tape_node *last = &s->tape.nodes[s->tape.n_nodes - 1];
+        if (last->dst.ne[0] == n_vocab && last->dst.ne[1] == s->n_tokens &&
+            last->dst.ne[2] * last->dst.ne[3] == 1) {
+            return OM_OK;
+        }
+    }
+    return om_fail(err, OM_E_UNSUPPORTED,
+                   "the model's graph does not end in one row of %lld logits per token; use "
+                   "--method measured",
+                   (long long) n_vocab);
+}
+
 static om_status run_window(session *s, float *const *gradients, const int32_t *tokens,
                             const int32_t *labels, uint64_t seed, uint64_t window, om_error *err) {
     om_status status = OM_OK;
     const float *logits;
     OM_TRY(om_forward_run(&logits, s->forward, tokens, err));
     const int64_t n_vocab = om_forward_vocab(s->forward);
+    OM_TRY(check_logits(s, n_vocab, err));
+    for (int t = 0; labels && t < s->n_tokens; t++) {
+        if (labels[t] < 0 || labels[t] >= n_vocab) {
+            return om_fail(err, OM_E_ARG, "label %d is %d; the vocabulary has %lld tokens", t,
+                           (int) labels[t], (long long) n_vocab);
+        }
+    }
     float *p = om_compute_alloc(s->compute, n_vocab * s->n_tokens);
     if (!p) {
         return om_fail_nomem(err, (size_t) (n_vocab * s->n_tokens) * sizeof(float));
@@ -224,6 +257,15 @@ om_status om_pass_run(om_fisher *f, om_pass_cost *cost, const om_windows *w,
         if (o->checkpoint && om_now_s() - saved_at > 20) {
             OM_TRY(om_fisher_save(f, o->checkpoint, o->key, done, err));
             saved_at = om_now_s();
+        }
+    }
+    if (status == OM_E_CANCELLED && o->checkpoint && done > 0) {
+        /* Only the forward pass can be cancelled, so the sums hold whole windows. When the save
+         * fails the last checkpoint stands, and being cancelled is still what happened. */
+        om_error late = { 0 };
+        if (om_fisher_save(f, o->checkpoint, o->key, done, &late) != OM_OK) {
+            om_log(env, OM_LOG_WARN, "the checkpoint could not be brought up to date: %s",
+                   late.text);
         }
     }
     if (status == OM_OK) {

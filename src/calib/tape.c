@@ -222,6 +222,7 @@ static om_status save_index(om_tape *t, om_tape_node *n, const struct ggml_tenso
     if (!n->index) {
         return om_fail_nomem(&t->err, (size_t) n->n_index * sizeof *n->index);
     }
+    t->saved_bytes += n->n_index * (int64_t) sizeof *n->index;
     if (!ggml_is_contiguous(tensor) ||
         (tensor->type != GGML_TYPE_I32 && tensor->type != GGML_TYPE_I64)) {
         return fail_here(t, OM_E_UNSUPPORTED, tensor, "expected contiguous integers");

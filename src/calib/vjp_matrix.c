@@ -169,9 +169,12 @@ static om_status grad_a(om_compute *c, const om_vjp_args *a, om_error *err) {
     const om_array *A = &a->src[0], *B = &a->src[1];
     const int64_t k = A->ne[0], m = A->ne[1], n = B->ne[1];
     const int64_t groups = A->ne[2] * A->ne[3], batches = B->ne[2] * B->ne[3], r = batches / groups;
-    if (A->ne[3] != B->ne[3] && A->ne[3] != 1) {
-        return om_fail(err, OM_E_UNSUPPORTED,
-                       "a batched MUL_MAT repeats its first source along two dimensions");
+    /* A group is consecutive in memory unless both dimensions are repeated or only the outer one.
+     */
+    if (A->ne[3] != B->ne[3] && A->ne[2] != 1) {
+        return om_fail(
+            err, OM_E_UNSUPPORTED,
+            "a batched MUL_MAT repeats its first source along dimension 3; use --method measured");
     }
     om_status status = OM_OK;
     om_array bt = { { r * n, k, groups, 1 }, om_compute_alloc(c, n * k * batches) };

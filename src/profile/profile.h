@@ -49,13 +49,22 @@ typedef struct om_profile {
     char stats_path[1024], stats_sha256[65]; /* "" when there are none */
     om_unit *units;                          /* file order */
     int n_units;
+    /* What the presets of llama-quantize ask about the model, of layer 0; n_head 0: unknown, then
+     * they are derived from the shapes */
+    struct {
+        int n_layer, n_head, n_head_kv, n_expert;
+    } hparams;
     char sha256[65]; /* of profile.json itself, filled by om_profile_read */
 } om_profile;
 
 /** Read and check profile.json. *out owned (om_profile_free). Errors: OM_E_IO, OM_E_FORMAT with the
  * JSON path. */
 om_status om_profile_read(om_profile **out, const char *path, om_error *err) OM_WARN_UNUSED;
-/** Write atomically; equal profiles give equal bytes. */
+/** The same for a document in memory; `name` is for messages. */
+om_status om_profile_parse(om_profile **out, const char *text, size_t n, const char *name,
+                           om_error *err) OM_WARN_UNUSED;
+/** Write atomically; equal profiles give equal bytes. What could not be read back is refused
+ * (OM_E_INTERNAL). */
 om_status om_profile_write(const om_profile *profile, const char *path,
                            om_error *err) OM_WARN_UNUSED;
 void om_profile_free(om_profile *profile);

@@ -4,7 +4,8 @@
  * "<name>.in_sum2" [n_in, experts] and "<name>.counts" [1, experts] in F32; and, for the Fisher
  * diagonal F = sum over windows of G∘G,
  * "<name>.fisher_rows" [n_out, experts], "<name>.fisher_cols" [n_in, experts] in F32
- * (docs/method.md eq. 2, 3). */
+ * (docs/method.md eq. 2, 3). The pass accumulates in double; what is kept is rounded to F32 once
+ * (7 digits, far below the sampling error), only the totals stay double (metadata). */
 #ifndef OM_PROFILE_STATS_H
 #define OM_PROFILE_STATS_H
 
@@ -47,5 +48,11 @@ const om_tensor_stats *om_stats_find(const om_stats *s, const char *name);
  * (llama.cpp's rule). Equal bit for bit to what llama-quantize computes from the same file. false:
  * no input statistics. */
 bool om_stats_importance(float *out, const om_tensor_stats *t, int expert);
+
+/** Agree on the shape with the model's tensor (n_in weights a row, `experts` matrices). A legacy
+ * .dat is flat: n_in * experts values with one count; it is cut into experts here. Call it before
+ * om_stats_importance whenever the file may be foreign. Errors: OM_E_MISMATCH with both shapes. */
+om_status om_stats_shape(om_tensor_stats *t, int64_t n_in, int experts,
+                         om_error *err) OM_WARN_UNUSED;
 
 #endif

@@ -1,0 +1,659 @@
+/* profile.json <-> om_profile.
+ *
+ * The reader trusts nothing: users edit the file and other tools may write it. Every number has a
+ * range, every byte count is recomputed from the shape and the block of the type, so that the
+ * allocator can do exact integer arithmetic on what it gets without looking again. Sums of all
+ * sizes stay below 2^60, which leaves room for padding.
+ *
+ * The writer parses its own text back before it touches the disk: a profile that the reader would
+ * refuse is a bug of the pass that made it and must not become a file.
+ *
+ * Schema: docs/formats.md, "optimum.profile/1".
+ */
+#include "profile/profile.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+
+static const char schema[] = "optimum.profile/1";
+
+enum {
+    MAX_NAME = 63,
+    MAX_TENSORS = 1 << 20,
+    MAX_LAYERS = 1 << 16,
+    MAX_EXPERTS = 1 << 16,
+    MAX_ALIGNMENT = 1 << 20
+};
+#define MAX_BYTES ((int64_t) 1 << 50)  /* of one tensor, of the metadata */
+#define MAX_SUM ((int64_t) 1 << 60)    /* of all tensors */
+#define MAX_EXACT ((uint64_t) 1 << 53) /* larger integers do not survive other JSON readers */
+#define MAX_FILE ((size_t) 1 << 30)
+
+/* ---- small readers ----------------------------------------------------------------------------
+ */
+
+static om_status read_str(char *dst, size_t cap, const om_node *parent, const char *key,
+                          om_error *err) {
+    const char *s = NULL;
+    om_status status = om_node_str(&s, parent, key, err);
+    if (status != OM_OK) {
+        return status;
+    }
+    size_t n = strlen(s);
+    if (n >= cap) {
+        return om_node_fail(err, parent, "%s: %zu characters, at most %zu expected", key, n,
+                            cap - 1);
+    }
+    memcpy(dst, s, n + 1);
+    return OM_OK;
+}
+
+static bool is_sha256(const char *s) {
+    return strlen(s) == 64 && strspn(s, "0123456789abcdef") == 64;
+}
+
+static om_status read_sha256(char hex[65], const om_node *parent, const char *key, om_error *err) {
+    om_status status = read_str(hex, 65, parent, key, err);
+    if (status == OM_OK && hex[0] != '\0' && !is_sha256(hex)) {
+        status = om_node_fail(err, parent, "%s: expected 64 lower-case hex digits", key);
+    }
+    return status;
+}
+
+static om_status read_int(int *out, const om_node *parent, const char *key, int min, int max,
+                          om_error *err) {
+    int64_t v = 0;
+    om_status status = om_node_i64(&v, parent, key, min, max, err);
+    if (status == OM_OK) {
+        *out = (int) v;
+    }
+    return status;
+}
+
+/* A number, or a string of digits where the number would not survive a reader that uses doubles. */
+static om_status read_u64(uint64_t *out, const om_node *parent, const char *key, om_error *err) {
+    const char *s = NULL;
+    om_error ignored = { 0 };
+    if (om_node_str(&s, parent, key, &ignored) != OM_OK) {
+        int64_t v = 0;
+        om_status status = om_node_i64(&v, parent, key, 0, INT64_MAX, err);
+        if (status == OM_OK) {
+            *out = (uint64_t) v;
+        }
+        return status;
+    }
+    size_t n = strlen(s);
+    uint64_t v = 0;
+    bool ok = n > 0 && n <= 20 && strspn(s, "0123456789") == n;
+    for (size_t i = 0; ok && i < n; i++) {
+        uint64_t digit = (uint64_t) (s[i] - '0');
+        ok = v <= (UINT64_MAX - digit) / 10;
+        v = ok ? v * 10 + digit : v;
+    }
+    if (!ok) {
+        return om_node_fail(err, parent, "%s: expected a number of 64 bits, found \"%.32s\"", key,
+                            s);
+    }
+    *out = v;
+    return OM_OK;
+}
+
+/* ---- sections ---------------------------------------------------------------------------------
+ */
+
+static om_status read_hparams(om_profile *p, const om_node *model, om_error *err) {
+    if (!om_node_has(model, "hparams")) {
+        return OM_OK;
+    }
+    om_status status = OM_OK;
+    om_node h;
+    OM_TRY(om_node_object(&h, model, "hparams", err));
+    OM_TRY(read_int(&p->hparams.n_layer, &h, "n_layer", 0, MAX_LAYERS, err));
+    OM_TRY(read_int(&p->hparams.n_head, &h, "n_head", 0, 1 << 20, err));
+    OM_TRY(read_int(&p->hparams.n_head_kv, &h, "n_head_kv", 0, 1 << 20, err));
+    OM_TRY(read_int(&p->hparams.n_expert, &h, "n_expert", 0, MAX_EXPERTS, err));
+out:
+    return status;
+}
+
+static om_status read_model(om_profile *p, const om_node *root, om_error *err) {
+    om_status status = OM_OK;
+    om_node model;
+    OM_TRY(om_node_object(&model, root, "model", err));
+    OM_TRY(read_str(p->model_path, sizeof p->model_path, &model, "path", err));
+    OM_TRY(read_sha256(p->model_sha256, &model, "sha256", err));
+    OM_TRY(read_str(p->arch, sizeof p->arch, &model, "arch", err));
+    OM_TRY(om_node_i64(&p->params, &model, "params", 1, MAX_BYTES, err));
+    OM_TRY(om_node_i64(&p->file_bytes, &model, "file_bytes", 0, MAX_SUM, err));
+    OM_TRY(read_hparams(p, &model, err));
+out:
+    return status;
+}
+
+static om_status read_calibration(om_profile *p, const om_node *root, om_error *err) {
+    om_status status = OM_OK;
+    om_node calib, files, file;
+    size_t n = 0;
+    OM_TRY(om_node_object(&calib, root, "calibration", err));
+    OM_TRY(om_node_array(&files, &n, &calib, "files", err));
+    if (n > MAX_TENSORS) {
+        OM_TRY(om_node_fail(err, &files, "more than %d files", MAX_TENSORS));
+    }
+    p->calib_sha256 = om_calloc(n, sizeof *p->calib_sha256);
+    if (p->calib_sha256 == NULL) {
+        OM_TRY(om_fail_nomem(err, n * sizeof *p->calib_sha256));
+    }
+    for (size_t i = 0; i < n; i++) {
+        OM_TRY(om_node_at(&file, &files, i, err));
+        OM_TRY(read_sha256(p->calib_sha256[i], &file, "sha256", err));
+        p->n_calib++;
+    }
+    OM_TRY(read_int(&p->n_windows, &calib, "windows", 0, INT32_MAX, err));
+    OM_TRY(read_int(&p->window_tokens, &calib, "window_tokens", 0, INT32_MAX, err));
+    OM_TRY(read_u64(&p->seed, &calib, "seed", err));
+    OM_TRY(om_node_i64(&p->tokens, &calib, "tokens", 0, MAX_BYTES, err));
+out:
+    return status;
+}
+
+static om_status read_container(om_profile *p, const om_node *root, om_error *err) {
+    om_status status = OM_OK;
+    om_node container, fixed, item;
+    size_t n = 0;
+    OM_TRY(om_node_object(&container, root, "container", err));
+    OM_TRY(om_node_i64(&p->metadata_bytes, &container, "metadata_bytes", 0, MAX_BYTES, err));
+    OM_TRY(om_node_i64(&p->alignment, &container, "alignment", 1, MAX_ALIGNMENT, err));
+    if ((p->alignment & (p->alignment - 1)) != 0) {
+        OM_TRY(om_node_fail(err, &container, "alignment: %d is not a power of two",
+                            (int) p->alignment));
+    }
+    OM_TRY(om_node_array(&fixed, &n, &container, "fixed", err));
+    if (n > MAX_TENSORS) {
+        OM_TRY(om_node_fail(err, &fixed, "more than %d tensors", MAX_TENSORS));
+    }
+    p->fixed = om_calloc(n, sizeof *p->fixed);
+    if (p->fixed == NULL) {
+        OM_TRY(om_fail_nomem(err, n * sizeof *p->fixed));
+    }
+    for (size_t i = 0; i < n; i++) {
+        om_fixed *f = &p->fixed[i];
+        OM_TRY(om_node_at(&item, &fixed, i, err));
+        OM_TRY(read_str(f->name, sizeof f->name, &item, "name", err));
+        OM_TRY(om_node_i64(&f->bytes, &item, "bytes", 0, MAX_BYTES, err));
+        p->n_fixed++;
+    }
+out:
+    return status;
+}
+
+/* Arrays of one number per layer; `factor` turns bytes of an F16 cache into values. */
+static om_status read_per_layer(int64_t **out, size_t *n, const om_node *memory, const char *key,
+                                int64_t factor, om_error *err) {
+    om_status status = OM_OK;
+    om_node array, item;
+    OM_TRY(om_node_array(&array, n, memory, key, err));
+    if (*n > MAX_LAYERS) {
+        OM_TRY(om_node_fail(err, &array, "more than %d layers", MAX_LAYERS));
+    }
+    *out = om_calloc(*n, sizeof **out);
+    if (*out == NULL) {
+        OM_TRY(om_fail_nomem(err, *n * sizeof **out));
+    }
+    for (size_t i = 0; i < *n; i++) {
+        int64_t v = 0;
+        OM_TRY(om_node_at(&item, &array, i, err));
+        OM_TRY(om_node_value_i64(&v, &item, 0, (int64_t) 1 << 40, err));
+        if (v % factor != 0) {
+            OM_TRY(om_node_fail(err, &item, "not a multiple of %d", (int) factor));
+        }
+        (*out)[i] = v / factor;
+    }
+out:
+    return status;
+}
+
+static om_status read_memory(om_profile *p, const om_node *root, om_error *err) {
+    om_status status = OM_OK;
+    om_memory *m = &p->memory;
+    om_node memory;
+    size_t n_kv = 0, n_window = 0;
+    OM_TRY(om_node_object(&memory, root, "memory", err));
+    OM_TRY(read_per_layer(&m->kv_values_per_token, &n_kv, &memory, "kv_bytes_per_token", 2, err));
+    OM_TRY(read_per_layer(&m->window, &n_window, &memory, "window", 1, err));
+    if (n_kv != n_window) {
+        OM_TRY(om_node_fail(err, &memory, "window: %zu layers, kv_bytes_per_token has %zu",
+                            n_window, n_kv));
+    }
+    m->n_layers = (int) n_kv;
+    OM_TRY(om_node_i64(&m->compute_bytes, &memory, "compute_bytes", 0, MAX_BYTES, err));
+    if (om_node_has(&memory, "compute_estimated")) {
+        OM_TRY(om_node_bool(&m->compute_estimated, &memory, "compute_estimated", err));
+    }
+out:
+    return status;
+}
+
+static om_status read_stats(om_profile *p, const om_node *root, om_error *err) {
+    if (!om_node_has(root, "stats")) {
+        return OM_OK;
+    }
+    om_status status = OM_OK;
+    om_node stats;
+    OM_TRY(om_node_object(&stats, root, "stats", err));
+    OM_TRY(read_str(p->stats_path, sizeof p->stats_path, &stats, "path", err));
+    OM_TRY(read_sha256(p->stats_sha256, &stats, "sha256", err));
+out:
+    return status;
+}
+
+/* ---- tensors ----------------------------------------------------------------------------------
+ */
+
+static om_status read_shape(om_unit *u, const om_node *tensor, om_error *err) {
+    om_status status = OM_OK;
+    om_node shape, item;
+    size_t n = 0;
+    int64_t dims[2] = { 0, 0 };
+    OM_TRY(om_node_array(&shape, &n, tensor, "shape", err));
+    if (n != 2) {
+        OM_TRY(om_node_fail(err, &shape, "expected [n_out, n_in], found %zu numbers", n));
+    }
+    for (size_t i = 0; i < 2; i++) {
+        OM_TRY(om_node_at(&item, &shape, i, err));
+        OM_TRY(om_node_value_i64(&dims[i], &item, 1, INT32_MAX, err));
+    }
+    u->n_out = dims[0];
+    u->n_in = dims[1];
+    OM_TRY(read_int(&u->experts, tensor, "experts", 1, MAX_EXPERTS, err));
+    OM_TRY(om_node_i64(&u->params, tensor, "params", 1, MAX_BYTES, err));
+    /* n_out * n_in < 2^62; divide instead of multiplying by the experts. */
+    if (u->params % u->experts != 0 || u->params / u->experts != u->n_out * u->n_in) {
+        OM_TRY(om_node_fail(err, tensor, "params: %lld is not %lld x %lld x %d experts",
+                            (long long) u->params, (long long) u->n_out, (long long) u->n_in,
+                            u->experts));
+    }
+out:
+    return status;
+}
+
+/* The catalogue's largest entry is 8 bytes a weight and params < 2^50: no product overflows. */
+static om_status read_choice(om_choice *c, const om_unit *u, const om_node *node, om_error *err) {
+    om_status status = OM_OK;
+    c->format = om_format_by_name(node->key);
+    if (c->format == NULL) {
+        OM_TRY(om_node_fail(err, node, "unknown type; known are %.300s", om_format_list()));
+    }
+    OM_TRY(om_node_i64(&c->bytes, node, "bytes", 1, MAX_BYTES * 8, err));
+    int64_t expected = om_format_size(c->format, u->n_in, u->n_out * u->experts);
+    if (expected < 0) {
+        OM_TRY(om_node_fail(err, node, "blocks of %d weights do not divide rows of %lld",
+                            c->format->block, (long long) u->n_in));
+    }
+    if (c->bytes != expected) {
+        OM_TRY(om_node_fail(err, node, "bytes: %lld, but the shape needs %lld",
+                            (long long) c->bytes, (long long) expected));
+    }
+    OM_TRY(om_node_f64(&c->nats, node, "nats", err));
+    if (!(c->nats >= 0.0) || c->nats > 1e9) {
+        OM_TRY(om_node_fail(err, node, "nats: expected a number from 0 to 1e9, found %g", c->nats));
+    }
+out:
+    return status;
+}
+
+/* Keep choices ascending whatever order the file has them in: JSON objects have none. Ties (q3_K
+ * and iq3_s) by type id, so that equal profiles are equal in memory. */
+static void insert_choice(om_unit *u, om_choice c) {
+    int at = u->n_choices++;
+    for (; at > 0; at--) {
+        const om_choice *before = &u->choices[at - 1];
+        if (before->bytes < c.bytes ||
+            (before->bytes == c.bytes && before->format->ggml_type < c.format->ggml_type)) {
+            break;
+        }
+        u->choices[at] = *before;
+    }
+    u->choices[at] = c;
+}
+
+static om_status read_choices(om_unit *u, const om_node *tensor, om_error *err) {
+    om_status status = OM_OK;
+    om_node types, node;
+    void *iter = NULL;
+    int n = 0;
+    OM_TRY(om_node_object(&types, tensor, "types", err));
+    while (om_node_next(&node, &types, &iter)) {
+        n++;
+    }
+    u->choices = om_calloc((size_t) n, sizeof *u->choices);
+    if (u->choices == NULL) {
+        OM_TRY(om_fail_nomem(err, (size_t) n * sizeof *u->choices));
+    }
+    iter = NULL;
+    while (om_node_next(&node, &types, &iter)) {
+        om_choice c = { 0 };
+        OM_TRY(read_choice(&c, u, &node, err));
+        if (om_unit_choice(u, c.format) != NULL) { /* "q4_K" and "Q4_K" */
+            OM_TRY(om_node_fail(err, &node, "the type is there twice"));
+        }
+        insert_choice(u, c);
+    }
+    const om_choice *source = om_unit_choice(u, u->source);
+    if (source == NULL) {
+        OM_TRY(om_node_fail(err, &types, "the source type %s is missing", u->source->name));
+    }
+    if (source->nats > 0.0) {
+        OM_TRY(om_node_fail(err, &types, "%s is the source type but costs %g nats", u->source->name,
+                            source->nats));
+    }
+out:
+    return status;
+}
+
+static om_status read_unit(om_unit *u, const om_node *tensor, om_error *err) {
+    om_status status = OM_OK;
+    char source[32];
+    OM_TRY(read_str(u->name, sizeof u->name, tensor, "name", err));
+    OM_TRY(read_str(u->role, sizeof u->role, tensor, "role", err));
+    OM_TRY(read_int(&u->layer, tensor, "layer", -1, MAX_LAYERS, err));
+    OM_TRY(read_shape(u, tensor, err));
+    OM_TRY(read_str(source, sizeof source, tensor, "source", err));
+    u->source = om_format_by_name(source);
+    if (u->source == NULL) {
+        OM_TRY(om_node_fail(err, tensor, "source: unknown type \"%s\"", source));
+    }
+    OM_TRY(om_node_f64(&u->fisher_trace, tensor, "fisher_trace", err));
+    if (u->fisher_trace < 0.0) {
+        OM_TRY(om_node_fail(err, tensor, "fisher_trace: %g is negative", u->fisher_trace));
+    }
+    OM_TRY(read_choices(u, tensor, err));
+out:
+    return status;
+}
+
+static om_status read_units(om_profile *p, const om_node *root, om_error *err) {
+    om_status status = OM_OK;
+    om_node tensors, item;
+    size_t n = 0;
+    OM_TRY(om_node_array(&tensors, &n, root, "tensors", err));
+    if (n == 0 || n > MAX_TENSORS) {
+        OM_TRY(om_node_fail(err, &tensors, "%zu tensors, expected 1 to %d", n, MAX_TENSORS));
+    }
+    p->units = om_calloc(n, sizeof *p->units);
+    if (p->units == NULL) {
+        OM_TRY(om_fail_nomem(err, n * sizeof *p->units));
+    }
+    for (size_t i = 0; i < n; i++) {
+        p->n_units++; /* first, so that a half-read unit is freed */
+        OM_TRY(om_node_at(&item, &tensors, i, err));
+        OM_TRY(read_unit(&p->units[i], &item, err));
+    }
+out:
+    return status;
+}
+
+/* ---- the whole --------------------------------------------------------------------------------
+ */
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(*(const char *const *) a, *(const char *const *) b);
+}
+
+static om_status check_names(const om_profile *p, const char *file, om_error *err) {
+    om_status status = OM_OK;
+    size_t n = 0;
+    const char **names = om_calloc((size_t) p->n_units + (size_t) p->n_fixed, sizeof *names);
+    if (names == NULL) {
+        return om_fail_nomem(err, (size_t) p->n_units * sizeof *names);
+    }
+    for (int i = 0; i < p->n_units; i++) {
+        names[n++] = p->units[i].name;
+    }
+    for (int i = 0; i < p->n_fixed; i++) {
+        names[n++] = p->fixed[i].name;
+    }
+    qsort(names, n, sizeof *names, compare_names);
+    for (size_t i = 0; i < n; i++) {
+        if (names[i][0] == '\0') {
+            OM_TRY(om_fail(err, OM_E_FORMAT, "%s: a tensor has an empty name", file));
+        }
+        if (i > 0 && strcmp(names[i - 1], names[i]) == 0) {
+            OM_TRY(om_fail(err, OM_E_FORMAT, "%s: tensor %s is there twice", file, names[i]));
+        }
+    }
+out:
+    om_free(names);
+    return status;
+}
+
+static om_status check_sums(const om_profile *p, const char *file, om_error *err) {
+    int64_t params = 0, bytes = p->metadata_bytes;
+    for (int i = 0; i < p->n_fixed && bytes <= MAX_SUM; i++) {
+        bytes += om_pad(p->fixed[i].bytes, p->alignment);
+    }
+    for (int i = 0; i < p->n_units && bytes <= MAX_SUM; i++) {
+        const om_unit *u = &p->units[i];
+        params += u->params; /* < 2^20 tensors of < 2^50 would overflow, so stop early */
+        bytes += om_pad(u->choices[u->n_choices - 1].bytes, p->alignment);
+        if (params > p->params) {
+            return om_fail(err, OM_E_FORMAT,
+                           "%s: the tensors have more parameters than model.params = %lld", file,
+                           (long long) p->params);
+        }
+    }
+    if (bytes > MAX_SUM) {
+        return om_fail(err, OM_E_FORMAT, "%s: the sizes add up to more than 2^60 bytes", file);
+    }
+    return OM_OK;
+}
+
+om_status om_profile_parse(om_profile **out, const char *text, size_t n, const char *name,
+                           om_error *err) {
+    om_status status = OM_OK;
+    om_json *doc = NULL;
+    om_profile *p = om_calloc(1, sizeof *p);
+    if (p == NULL) {
+        OM_TRY(om_fail_nomem(err, sizeof *p));
+    }
+    OM_TRY(om_json_parse(&doc, text, n, name, schema, err));
+    om_node root = om_node_root(doc, name);
+    OM_TRY(read_model(p, &root, err));
+    OM_TRY(read_calibration(p, &root, err));
+    OM_TRY(read_container(p, &root, err));
+    OM_TRY(read_memory(p, &root, err));
+    OM_TRY(read_str(p->method, sizeof p->method, &root, "method", err));
+    OM_TRY(read_stats(p, &root, err));
+    OM_TRY(read_units(p, &root, err));
+    OM_TRY(check_names(p, name, err));
+    OM_TRY(check_sums(p, name, err));
+    om_sha256_bytes(p->sha256, text, n);
+    *out = p;
+    p = NULL;
+out:
+    om_json_free(doc);
+    om_profile_free(p);
+    return status;
+}
+
+om_status om_profile_read(om_profile **out, const char *path, om_error *err) {
+    char *text = NULL;
+    size_t n = 0;
+    om_status status = om_file_read(&text, &n, path, MAX_FILE, err);
+    if (status == OM_OK) {
+        status = om_profile_parse(out, text, n, path, err);
+    }
+    om_free(text);
+    return status;
+}
+
+void om_profile_free(om_profile *p) {
+    if (p == NULL) {
+        return;
+    }
+    for (int i = 0; i < p->n_units; i++) {
+        om_free(p->units[i].choices);
+    }
+    om_free(p->units);
+    om_free(p->fixed);
+    om_free(p->calib_sha256);
+    om_memory_release(&p->memory);
+    om_free(p);
+}
+
+const om_choice *om_unit_choice(const om_unit *unit, const om_format *format) {
+    for (int i = 0; i < unit->n_choices; i++) {
+        if (unit->choices[i].format == format) {
+            return &unit->choices[i];
+        }
+    }
+    return NULL;
+}
+
+int64_t om_profile_fixed_bytes(const om_profile *p) {
+    int64_t bytes = om_pad(p->metadata_bytes, p->alignment);
+    for (int i = 0; i < p->n_fixed; i++) {
+        bytes += om_pad(p->fixed[i].bytes, p->alignment);
+    }
+    return bytes;
+}
+
+/* ---- writing ----------------------------------------------------------------------------------
+ */
+
+static om_json *model_json(const om_profile *p) {
+    om_json *model = om_json_object();
+    om_json_set_str(model, "path", p->model_path);
+    om_json_set_str(model, "sha256", p->model_sha256);
+    om_json_set_str(model, "arch", p->arch);
+    om_json_set_i64(model, "params", p->params);
+    om_json_set_i64(model, "file_bytes", p->file_bytes);
+    if (p->hparams.n_head > 0) {
+        om_json *h = om_json_object();
+        om_json_set_i64(h, "n_layer", p->hparams.n_layer);
+        om_json_set_i64(h, "n_head", p->hparams.n_head);
+        om_json_set_i64(h, "n_head_kv", p->hparams.n_head_kv);
+        om_json_set_i64(h, "n_expert", p->hparams.n_expert);
+        om_json_set(model, "hparams", h);
+    }
+    return model;
+}
+
+static om_json *calibration_json(const om_profile *p) {
+    om_json *calib = om_json_object(), *files = om_json_array();
+    for (int i = 0; i < p->n_calib; i++) {
+        om_json *file = om_json_object();
+        om_json_set_str(file, "sha256", p->calib_sha256[i]);
+        om_json_push(files, file);
+    }
+    om_json_set(calib, "files", files);
+    om_json_set_i64(calib, "windows", p->n_windows);
+    om_json_set_i64(calib, "window_tokens", p->window_tokens);
+    if (p->seed <= MAX_EXACT) {
+        om_json_set_i64(calib, "seed", (int64_t) p->seed);
+    } else {
+        om_buf digits = { 0 };
+        om_buf_printf(&digits, "%llu", (unsigned long long) p->seed);
+        om_json_set_str(calib, "seed", digits.failed ? NULL : digits.data);
+        om_buf_release(&digits);
+    }
+    om_json_set_i64(calib, "tokens", p->tokens);
+    return calib;
+}
+
+static om_json *container_json(const om_profile *p) {
+    om_json *container = om_json_object(), *fixed = om_json_array();
+    om_json_set_i64(container, "metadata_bytes", p->metadata_bytes);
+    om_json_set_i64(container, "alignment", p->alignment);
+    for (int i = 0; i < p->n_fixed; i++) {
+        om_json *f = om_json_object();
+        om_json_set_str(f, "name", p->fixed[i].name);
+        om_json_set_i64(f, "bytes", p->fixed[i].bytes);
+        om_json_push(fixed, f);
+    }
+    om_json_set(container, "fixed", fixed);
+    return container;
+}
+
+static om_json *memory_json(const om_memory *m) {
+    om_json *memory = om_json_object(), *kv = om_json_array(), *window = om_json_array();
+    for (int i = 0; i < m->n_layers; i++) {
+        om_json_push(kv, om_json_i64(2 * m->kv_values_per_token[i])); /* bytes of an F16 cache */
+        om_json_push(window, om_json_i64(m->window[i]));
+    }
+    om_json_set(memory, "kv_bytes_per_token", kv);
+    om_json_set(memory, "window", window);
+    om_json_set_i64(memory, "compute_bytes", m->compute_bytes);
+    om_json_set_bool(memory, "compute_estimated", m->compute_estimated);
+    return memory;
+}
+
+static om_json *unit_json(const om_unit *u) {
+    om_json *tensor = om_json_object(), *shape = om_json_array(), *types = om_json_object();
+    om_json_set_str(tensor, "name", u->name);
+    om_json_set_str(tensor, "role", u->role);
+    om_json_set_i64(tensor, "layer", u->layer);
+    om_json_push(shape, om_json_i64(u->n_out));
+    om_json_push(shape, om_json_i64(u->n_in));
+    om_json_set(tensor, "shape", shape);
+    om_json_set_i64(tensor, "experts", u->experts);
+    om_json_set_i64(tensor, "params", u->params);
+    om_json_set_str(tensor, "source", u->source->name);
+    om_json_set_f64(tensor, "fisher_trace", u->fisher_trace);
+    for (int i = 0; i < u->n_choices; i++) {
+        om_json *choice = om_json_object();
+        om_json_set_i64(choice, "bytes", u->choices[i].bytes);
+        om_json_set_f64(choice, "nats", u->choices[i].nats);
+        om_json_set(types, u->choices[i].format->name, choice);
+    }
+    om_json_set(tensor, "types", types);
+    return tensor;
+}
+
+static om_json *profile_json(const om_profile *p) {
+    om_json *doc = om_json_new_document(schema);
+    om_json_set(doc, "model", model_json(p));
+    om_json_set(doc, "calibration", calibration_json(p));
+    om_json_set(doc, "container", container_json(p));
+    om_json_set(doc, "memory", memory_json(&p->memory));
+    om_json_set_str(doc, "method", p->method);
+    if (p->stats_path[0] != '\0') {
+        om_json *stats = om_json_object();
+        om_json_set_str(stats, "path", p->stats_path);
+        om_json_set_str(stats, "sha256", p->stats_sha256);
+        om_json_set(doc, "stats", stats);
+    }
+    om_json *tensors = om_json_array();
+    for (int i = 0; i < p->n_units; i++) {
+        om_json_push(tensors, unit_json(&p->units[i]));
+    }
+    om_json_set(doc, "tensors", tensors);
+    return doc;
+}
+
+om_status om_profile_write(const om_profile *profile, const char *path, om_error *err) {
+    om_status status = OM_OK;
+    om_json *doc = profile_json(profile);
+    om_profile *check = NULL;
+    om_error why = { 0 };
+    char *text = om_json_dump(doc);
+    if (text == NULL) {
+        OM_TRY(om_fail(err, OM_E_NOMEM, "%s: not enough memory to write it", path));
+    }
+    status = om_profile_parse(&check, text, strlen(text), path, &why);
+    if (status != OM_OK) {
+        OM_TRY(om_fail(err, status == OM_E_FORMAT ? OM_E_INTERNAL : status,
+                       "refusing to write a profile that cannot be read back: %.400s", why.text));
+    }
+    OM_TRY(om_file_write(path, text, strlen(text), err));
+out:
+    om_profile_free(check);
+    om_free(text);
+    om_json_free(doc);
+    return status;
+}

@@ -1,0 +1,274 @@
+/* Errors of the real quantizers on sampled rows: see qerror.h. */
+#include "profile/qerror.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "ggml.h"
+
+#include "base/mem.h"
+#include "base/rng.h"
+
+enum { ROW_BLOCK = 8 }; /* rows one work item quantizes */
+
+int64_t om_qerror_default_rows(int64_t n_out) {
+    const int64_t n = n_out / 32 > 96 ? n_out / 32 : 96;
+    return n > 512 ? 512 : n;
+}
+
+/* ---- which rows
+ * --------------------------------------------------------------------------------------------------
+ */
+
+typedef struct energy_args {
+    const om_tensor *tensor;
+    const om_tensor_stats *stats;
+    double *energy; /* [n_out] r_i · Σ_j c_j w_ij² */
+    float *scratch; /* [workers, ROW_BLOCK, n_in] */
+    int64_t *bad;   /* [workers] first row that is not finite, -1 */
+    om_status *status;
+    om_error *errors; /* [workers] */
+} energy_args;
+
+static void row_energies(void *ctx, int64_t first, int64_t last, int worker) {
+    const energy_args *a = ctx;
+    const int64_t n_in = a->tensor->ne[0];
+    float *rows = a->scratch + worker * ROW_BLOCK * n_in;
+    for (int64_t r0 = first; r0 < last; r0 += ROW_BLOCK) {
+        const int64_t n = r0 + ROW_BLOCK < last ? ROW_BLOCK : last - r0;
+        const om_status status = om_tensor_rows_f32(rows, a->tensor, r0, n, &a->errors[worker]);
+        if (status != OM_OK) {
+            a->status[worker] = status;
+            return;
+        }
+        for (int64_t r = 0; r < n; r++) {
+            double lane[8] = { 0 };
+            const float *w = rows + r * n_in, *c = a->stats->cols;
+            for (int64_t j = 0; j < n_in; j++) {
+                lane[j & 7] += (double) c[j] * (double) w[j] * (double) w[j];
+            }
+            double sum = 0;
+            for (int k = 0; k < 8; k++) {
+                sum += lane[k];
+            }
+            if (!isfinite(sum) && a->bad[worker] < 0) {
+                a->bad[worker] = r0 + r;
+            }
+            a->energy[r0 + r] = sum * (double) a->stats->rows[r0 + r];
+        }
+    }
+}
+
+static om_status measure_rows(double *energy, const om_tensor *tensor, const om_tensor_stats *stats,
+                              om_pool *pool, om_error *err) {
+    om_status status = OM_OK;
+    const int n_workers = om_pool_size(pool);
+    energy_args a = { tensor, stats, energy, NULL, NULL, NULL, NULL };
+    a.scratch = om_calloc((size_t) n_workers, (size_t) (ROW_BLOCK * tensor->ne[0]) * sizeof(float));
+    a.bad = om_calloc((size_t) n_workers, sizeof *a.bad);
+    a.status = om_calloc((size_t) n_workers, sizeof *a.status);
+    a.errors = om_calloc((size_t) n_workers, sizeof *a.errors);
+    if (!a.scratch || !a.bad || !a.status || !a.errors) {
+        status =
+            om_fail_nomem(err, (size_t) (n_workers * ROW_BLOCK * tensor->ne[0]) * sizeof(float));
+        goto out;
+    }
+    memset(a.bad, 0xFF, (size_t) n_workers * sizeof *a.bad);
+    om_parallel_for(pool, om_tensor_n_rows(tensor), 16 * ROW_BLOCK, row_energies, &a);
+    for (int w = 0; w < n_workers; w++) {
+        if (a.status[w] != OM_OK) {
+            *err = a.errors[w];
+            status = a.status[w];
+        } else if (a.bad[w] >= 0) {
+            status = om_fail(
+                err, OM_E_NUMERIC,
+                "%s: row %lld holds a weight that is not a finite number; the model is damaged",
+                tensor->name, (long long) a.bad[w]);
+        }
+    }
+out:
+    om_free(a.scratch);
+    om_free(a.bad);
+    om_free(a.status);
+    om_free(a.errors);
+    return status;
+}
+
+typedef struct sample {
+    int64_t *rows;  /* [n] ascending */
+    double *weight; /* [n] r_i / probability */
+    int64_t n;
+} sample;
+
+/* Systematic sampling with probability in proportion to the energy; rows above the step are
+ * certain. */
+static void choose_rows(sample *s, const double *energy, const om_tensor_stats *stats,
+                        int64_t n_out, int64_t want, uint64_t seed, const char *name) {
+    double total = 0, step = 0;
+    int64_t certain = 0;
+    for (int64_t i = 0; i < n_out; i++) {
+        total += energy[i];
+    }
+    /* Rows whose expected number of draws exceeds one are certain; what they take changes the step
+     * for the rest. */
+    for (int pass = 0; pass < 32; pass++) {
+        double rest = 0;
+        int64_t now = 0;
+        for (int64_t i = 0; i < n_out; i++) {
+            if (pass > 0 && energy[i] >= step) {
+                now++;
+            } else {
+                rest += energy[i];
+            }
+        }
+        if (pass > 0 && now == certain) {
+            break;
+        }
+        certain = now;
+        step = want > certain ? rest / (double) (want - certain) : HUGE_VAL;
+    }
+    om_rng rng = om_rng_at(seed, om_hash_name(name));
+    double at = om_rng_f64(&rng) * step, sum = 0;
+    s->n = 0;
+    for (int64_t i = 0; i < n_out && total > 0; i++) {
+        if (want >= n_out || energy[i] >= step) {
+            if (energy[i] > 0) {
+                s->rows[s->n] = i;
+                s->weight[s->n++] = (double) stats->rows[i];
+            }
+            continue;
+        }
+        sum += energy[i];
+        if (sum > at) {
+            s->rows[s->n] = i;
+            s->weight[s->n++] = (double) stats->rows[i] * step / energy[i];
+            at += step;
+        }
+    }
+}
+
+/* ---- their errors
+ * --------------------------------------------------------------------------------------------------
+ */
+
+typedef struct error_args {
+    const om_format *const *formats;
+    const om_tensor *tensor;
+    const om_tensor_stats *stats;
+    const float *importance; /* [n_in] or NULL */
+    const float *source;     /* [n, n_in] sampled rows */
+    const sample *s;
+    int64_t blocks;        /* of ROW_BLOCK sampled rows */
+    double *sums;          /* [n_formats, blocks] Σ weight_i Σ_j c_j e_ij² */
+    float *scratch;        /* [workers, ROW_BLOCK, n_in] */
+    unsigned char *packed; /* [workers, packed_bytes] */
+    size_t packed_bytes;
+} error_args;
+
+/* Item = (format, block of rows). */
+static void block_errors(void *ctx, int64_t first, int64_t last, int worker) {
+    const error_args *a = ctx;
+    const int64_t n_in = a->tensor->ne[0];
+    float *back = a->scratch + worker * ROW_BLOCK * n_in;
+    unsigned char *packed = a->packed + (size_t) worker * a->packed_bytes;
+    for (int64_t item = first; item < last; item++) {
+        const om_format *format = a->formats[item / a->blocks];
+        const int64_t r0 = item % a->blocks * ROW_BLOCK;
+        const int64_t n = r0 + ROW_BLOCK < a->s->n ? ROW_BLOCK : a->s->n - r0;
+        a->sums[item] = 0;
+        if (format == a->tensor->format) {
+            continue;
+        }
+        const enum ggml_type type = (enum ggml_type) format->ggml_type;
+        const float *source = a->source + r0 * n_in;
+        ggml_quantize_chunk(type, source, packed, 0, n, n_in, a->importance);
+        ggml_get_type_traits(type)->to_float(packed, back, n * n_in);
+        for (int64_t r = 0; r < n; r++) {
+            double lane[8] = { 0 };
+            for (int64_t j = 0; j < n_in; j++) {
+                const double e = (double) back[r * n_in + j] - (double) source[r * n_in + j];
+                lane[j & 7] += (double) a->stats->cols[j] * e * e;
+            }
+            double sum = 0;
+            for (int k = 0; k < 8; k++) {
+                sum += lane[k];
+            }
+            a->sums[item] += sum * a->s->weight[r0 + r];
+        }
+    }
+}
+
+static void init_formats(const om_format *const *formats, int n) {
+    for (int i = 0; i < n; i++) {
+        ggml_quantize_init(
+            (enum ggml_type) formats[i]->ggml_type); /* grids: before threads start */
+    }
+}
+
+static om_status measure_errors(error_args *a, int n_formats, om_pool *pool, om_error *err) {
+    const int64_t n_in = a->tensor->ne[0];
+    const int n_workers = om_pool_size(pool);
+    for (int i = 0; i < n_formats; i++) {
+        const size_t bytes = (size_t) om_format_size(a->formats[i], n_in, ROW_BLOCK);
+        a->packed_bytes = bytes > a->packed_bytes ? bytes : a->packed_bytes;
+    }
+    a->packed_bytes = (a->packed_bytes + 63) / 64 * 64;
+    a->scratch = om_calloc((size_t) n_workers, (size_t) (ROW_BLOCK * n_in) * sizeof(float));
+    a->packed = om_alloc_aligned((size_t) n_workers * a->packed_bytes);
+    if (!a->scratch || !a->packed) {
+        return om_fail_nomem(err, (size_t) n_workers * a->packed_bytes);
+    }
+    init_formats(a->formats, n_formats);
+    om_parallel_for(pool, n_formats * a->blocks, 1, block_errors, a);
+    return OM_OK;
+}
+
+om_status om_qerror_tensor(double *nats, const om_format *const *formats, int n_formats,
+                           const om_tensor *tensor, const om_tensor_stats *stats, int64_t tokens,
+                           int64_t n_rows, uint64_t seed, om_pool *pool, om_error *err) {
+    om_status status = OM_OK;
+    const int64_t n_in = tensor->ne[0], n_out = om_tensor_n_rows(tensor);
+    sample s = { 0 };
+    error_args a = { .formats = formats, .tensor = tensor, .stats = stats, .s = &s };
+    float *importance = om_calloc((size_t) n_in, sizeof *importance), *source = NULL;
+    double *energy = om_calloc((size_t) n_out, sizeof *energy);
+    s.rows = om_calloc((size_t) n_out, sizeof *s.rows);
+    s.weight = om_calloc((size_t) n_out, sizeof *s.weight);
+    if (!importance || !energy || !s.rows || !s.weight) {
+        status = om_fail_nomem(err, (size_t) n_out * sizeof *energy);
+        goto out;
+    }
+    OM_TRY(measure_rows(energy, tensor, stats, pool, err));
+    choose_rows(&s, energy, stats, n_out, n_rows, seed, tensor->name);
+    source = om_alloc_aligned((size_t) ((s.n + 1) * n_in) * sizeof *source);
+    a.blocks = (s.n + ROW_BLOCK - 1) / ROW_BLOCK;
+    a.sums = om_calloc((size_t) (n_formats * a.blocks + 1), sizeof *a.sums);
+    if (!source || !a.sums) {
+        status = om_fail_nomem(err, (size_t) (s.n * n_in) * sizeof *source);
+        goto out;
+    }
+    for (int64_t i = 0; i < s.n; i++) {
+        OM_TRY(om_tensor_rows_f32(source + i * n_in, tensor, s.rows[i], 1, err));
+    }
+    a.source = source;
+    a.importance = om_stats_importance(importance, stats, 0) ? importance : NULL;
+    OM_TRY(measure_errors(&a, n_formats, pool, err));
+    for (int f = 0; f < n_formats; f++) {
+        double sum = 0;
+        for (int64_t b = 0; b < a.blocks; b++) {
+            sum += a.sums[f * a.blocks + b];
+        }
+        /* F_ij ≈ r_i c_j / total */
+        nats[f] = stats->total > 0 ? sum / stats->total / (2.0 * (double) tokens) : 0.0;
+    }
+out:
+    om_free(importance);
+    om_free(energy);
+    om_free(s.rows);
+    om_free(s.weight);
+    om_free(source);
+    om_free(a.sums);
+    om_free(a.scratch);
+    om_free(a.packed);
+    return status;
+}

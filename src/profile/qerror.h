@@ -1,0 +1,34 @@
+/* What a type costs a tensor: the weighted squared error of the real ggml quantizer, in nats
+ * (docs/method.md eq. 1, 4).
+ *
+ * Rows are sampled: those that carry most of r_i · ‖w_i‖² for certain, others with probability in
+ * proportion to it, weighted back (Horvitz–Thompson). The error of a row relative to its energy
+ * varies little, so about a hundred rows give a few per cent. What is finally chosen is measured
+ * exactly while it is written. */
+#ifndef OM_PROFILE_QERROR_H
+#define OM_PROFILE_QERROR_H
+
+#include "base/parallel.h"
+#include "model/gguf.h"
+#include "profile/stats.h"
+
+/** Rows sampled of a matrix with n_out rows when nothing else is asked for. */
+int64_t om_qerror_default_rows(int64_t n_out);
+
+/** nats [n_formats] of a matrix in each format.
+ *
+ *  tensor   the matrix [n_out, n_in]
+ *  stats    its marginals; rows and cols must be there. Rounding uses om_stats_importance when
+ * there is one. tokens   N of eq. (1) n_rows   rows to sample, >= n_out: all (exact) seed     with
+ * the tensor's name: which rows
+ *
+ *  The source's own format costs 0. Errors: OM_E_NUMERIC (a weight that is not finite, with its
+ * row), OM_E_NOMEM. Cost: one read of the tensor, n_rows rows quantized and dequantized per format,
+ * in parallel on the pool.
+ */
+om_status om_qerror_tensor(double *nats, const om_format *const *formats, int n_formats,
+                           const om_tensor *tensor, const om_tensor_stats *stats, int64_t tokens,
+                           int64_t n_rows, uint64_t seed, om_pool *pool,
+                           om_error *err) OM_WARN_UNUSED;
+
+#endif
