@@ -11,7 +11,7 @@ struct om_forward {
     struct llama_model *model;
     struct llama_context *ctx;
     struct llama_batch batch;
-    om_tape *tape;
+    om_compute *compute;
     const om_env *env;
     om_llama_log log;
     int n_tokens, n_vocab;
@@ -22,19 +22,19 @@ static bool stop_when_cancelled(void *ud) {
     return om_check_cancel(ud, &ignored) != OM_OK;
 }
 
-static om_status make_context(om_forward *f, om_error *err) {
+static om_status make_context(om_forward *f, const om_forward_setup *setup, om_error *err) {
     struct llama_context_params p = llama_context_default_params();
     p.n_ctx = p.n_batch = p.n_ubatch = (uint32_t) f->n_tokens;
     p.n_seq_max = 1;
-    p.n_threads = p.n_threads_batch = om_compute_threads(f->tape->compute);
+    p.n_threads = p.n_threads_batch = om_compute_threads(f->compute);
     p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
     p.type_k = p.type_v = GGML_TYPE_F32;
     p.offload_kqv = false;
     p.op_offload = false;
     p.swa_full = true;
     p.no_perf = true;
-    p.cb_eval = om_tape_callback;
-    p.cb_eval_user_data = f->tape;
+    p.cb_eval = setup->callback;
+    p.cb_eval_user_data = setup->ud;
     p.abort_callback = stop_when_cancelled;
     p.abort_callback_data = (void *) (uintptr_t) f->env;
     f->ctx = llama_init_from_model(f->model, p);
@@ -42,25 +42,27 @@ static om_status make_context(om_forward *f, om_error *err) {
         return om_fail(err, OM_E_UNSUPPORTED, "libllama cannot make a context of %d tokens: %s",
                        f->n_tokens, om_llama_log_reason(&f->log, "no reason given"));
     }
-    struct ggml_threadpool *pool = om_compute_threadpool(f->tape->compute);
+    struct ggml_threadpool *pool = om_compute_threadpool(f->compute);
     llama_attach_threadpool(f->ctx, pool, pool);
     return OM_OK;
 }
 
-om_status om_forward_open(om_forward **out, const char *model_path, int n_tokens, om_tape *tape,
+om_status om_forward_open(om_forward **out, const om_forward_setup *setup, om_compute *c,
                           const om_env *env, om_error *err) {
     om_status status = OM_OK;
+    const char *model_path = setup->model_path;
     om_forward *f = om_calloc(1, sizeof *f);
     if (!f) {
         return om_fail_nomem(err, sizeof *f);
     }
-    f->tape = tape;
+    f->compute = c;
     f->env = env;
-    f->n_tokens = n_tokens;
+    f->n_tokens = setup->n_tokens;
     om_llama_log_begin(&f->log, env);
     struct llama_model_params p = llama_model_default_params();
     p.n_gpu_layers = 0;
     p.use_extra_bufts = false;
+    p.load_mode = setup->writable ? LLAMA_LOAD_MODE_NONE : LLAMA_LOAD_MODE_MMAP;
     f->model = llama_model_load_from_file(model_path, p);
     if (!f->model) {
         status = om_fail(err, OM_E_FORMAT, "%s: libllama cannot load this model: %s", model_path,
@@ -73,10 +75,10 @@ om_status om_forward_open(om_forward **out, const char *model_path, int n_tokens
         goto out;
     }
     f->n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(f->model));
-    OM_TRY(make_context(f, err));
-    f->batch = llama_batch_init(n_tokens, 0, 1);
+    OM_TRY(make_context(f, setup, err));
+    f->batch = llama_batch_init(f->n_tokens, 0, 1);
     if (!f->batch.token) {
-        status = om_fail_nomem(err, (size_t) n_tokens * 16);
+        status = om_fail_nomem(err, (size_t) f->n_tokens * 16);
     }
 out:
     if (status != OM_OK) {
@@ -106,7 +108,6 @@ void om_forward_close(om_forward *f) {
 
 om_status om_forward_run(const float **logits, om_forward *f, const int32_t *tokens,
                          om_error *err) {
-    om_tape_reset(f->tape);
     llama_memory_clear(llama_get_memory(f->ctx), true);
     f->batch.n_tokens = f->n_tokens;
     for (int i = 0; i < f->n_tokens; i++) {
@@ -117,10 +118,6 @@ om_status om_forward_run(const float **logits, om_forward *f, const int32_t *tok
         f->batch.logits[i] = 1;
     }
     const int rc = llama_decode(f->ctx, f->batch);
-    if (f->tape->err.status != OM_OK) {
-        *err = f->tape->err;
-        return err->status;
-    }
     om_status status = om_check_cancel(f->env, err);
     if (status != OM_OK) {
         return status;

@@ -99,7 +99,10 @@ static om_status session_open(session *s, om_fisher *f, const char *model_path, 
         status = om_fail_nomem(err, (size_t) n_tokens * sizeof *s->loss);
         goto out;
     }
-    OM_TRY(om_forward_open(&s->forward, model_path, n_tokens, &s->tape, env, err));
+    const om_forward_setup setup = {
+        .model_path = model_path, .n_tokens = n_tokens, .callback = om_tape_callback, .ud = &s->tape
+    };
+    OM_TRY(om_forward_open(&s->forward, &setup, s->compute, env, err));
 out:
     return status; /* the caller closes */
 }
@@ -119,11 +122,23 @@ static om_status check_logits(const session *s, int64_t n_vocab, om_error *err) 
                    (long long) n_vocab);
 }
 
+/* The tape's own failure explains why libllama stopped. */
+static om_status forward_window(const float **logits, session *s, const int32_t *tokens,
+                                om_error *err) {
+    om_tape_reset(&s->tape);
+    om_status status = om_forward_run(logits, s->forward, tokens, err);
+    if (s->tape.err.status != OM_OK) {
+        *err = s->tape.err;
+        status = err->status;
+    }
+    return status;
+}
+
 static om_status run_window(session *s, float *const *gradients, const int32_t *tokens,
                             const int32_t *labels, uint64_t seed, uint64_t window, om_error *err) {
     om_status status = OM_OK;
     const float *logits;
-    OM_TRY(om_forward_run(&logits, s->forward, tokens, err));
+    OM_TRY(forward_window(&logits, s, tokens, err));
     const int64_t n_vocab = om_forward_vocab(s->forward);
     OM_TRY(check_logits(s, n_vocab, err));
     for (int t = 0; labels && t < s->n_tokens; t++) {
@@ -184,7 +199,7 @@ static om_status measure(session *s, om_pass_cost *cost, const int32_t *tokens, 
     const float *logits;
     s->tape.measure = true;
     const double start = om_now_s();
-    OM_TRY(om_forward_run(&logits, s->forward, tokens, err));
+    OM_TRY(forward_window(&logits, s, tokens, err));
     cost->forward_s = om_now_s() - start;
     int64_t largest = 0;
     for (int i = 0; i < s->tape.n_saved; i++) {

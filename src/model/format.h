@@ -33,8 +33,9 @@ const om_format *om_format_by_type(int ggml_type);
 /** i-th entry, NULL past the end: for loops over the catalogue, ascending bits per weight. */
 const om_format *om_format_at(int i);
 double om_format_bpw(const om_format *format);
-/** Bytes of n_rows rows of n_per_row weights; -1 when the block does not divide the row. */
-int64_t om_format_bytes(const om_format *format, int64_t n_per_row, int64_t n_rows);
+/** Bytes of n_rows rows of n_per_row weights; -1 when the block does not divide the row.
+ * (om_format_bytes of base/buf.h is another thing: it prints a number of bytes.) */
+int64_t om_format_size(const om_format *format, int64_t n_per_row, int64_t n_rows);
 /** "q4_K, q5_K, …" of everything that may be asked for: for messages. Borrowed, static. */
 const char *om_format_list(void);
 

@@ -27,17 +27,22 @@ typedef struct om_model om_model;
  * unknown type, duplicate names, hostile counts, missing split) with the path. Cost: metadata only.
  */
 om_status om_model_open(om_model **out, const char *path, om_error *err) OM_WARN_UNUSED;
-void om_model_free(om_model *model);
+/** The same from bytes already in memory (borrowed until om_model_free); `name` is for messages.
+ * Refuses parts of a split model. For tests and fuzzing. */
+om_status om_model_open_bytes(om_model **out, const void *data, size_t size, const char *name,
+                              om_error *err) OM_WARN_UNUSED;
+void om_model_free(om_model *model); /* accepts NULL */
 
-const char *om_model_path(const om_model *model);
-const char *om_model_arch(const om_model *model); /* general.architecture */
-int om_model_n_tensors(const om_model *model);
+/* Getters: strings and tensors are borrowed, valid until om_model_free. */
+const char *om_model_path(const om_model *model);                        /* of the first part */
+const char *om_model_arch(const om_model *model);                        /* general.architecture */
+int om_model_n_tensors(const om_model *model);                           /* of all parts */
 const om_tensor *om_model_tensor(const om_model *model, int i);          /* in file order */
 const om_tensor *om_model_find(const om_model *model, const char *name); /* NULL: none */
-int64_t om_model_params(const om_model *model);     /* weights of all tensors */
-int64_t om_model_file_bytes(const om_model *model); /* all parts */
-int om_model_n_splits(const om_model *model);
-const char *om_model_split_path(const om_model *model, int i);
+int64_t om_model_params(const om_model *model);                /* weights of all tensors */
+int64_t om_model_file_bytes(const om_model *model);            /* all parts */
+int om_model_n_splits(const om_model *model);                  /* parts; 1 for a single file */
+const char *om_model_split_path(const om_model *model, int i); /* of part i */
 const om_map *om_model_split_map(const om_model *model,
                                  int i); /* the mapping tensor->data points into */
 
@@ -46,6 +51,8 @@ uint64_t om_model_u64(const om_model *model, const char *key, uint64_t fallback)
 double om_model_f64(const om_model *model, const char *key, double fallback);
 const char *om_model_str(const om_model *model, const char *key,
                          const char *fallback); /* borrowed */
+/** Elements of an array; -1: absent, or no array. */
+int64_t om_model_array_n(const om_model *model, const char *key);
 /** Per-layer value: array element `layer`, or the scalar for all layers. */
 uint64_t om_model_u64_at(const om_model *model, const char *key, int layer, uint64_t fallback);
 
@@ -72,7 +79,7 @@ static inline int64_t om_tensor_params(const om_tensor *t) {
  * Optimum's record, whose values all have a fixed length), tensor table, padded to the alignment.
  */
 int64_t om_gguf_metadata_bytes(const om_model *model);
-int64_t om_gguf_alignment(const om_model *model);
+int64_t om_gguf_alignment(const om_model *model); /* bytes, a power of two */
 static inline int64_t om_pad(int64_t bytes, int64_t alignment) {
     return (bytes + alignment - 1) / alignment * alignment;
 }

@@ -14,6 +14,9 @@ void om_tensor_role(char role[64], int *layer, const char *name);
  * than 1 as ggml does (ggml_n_dims). */
 bool om_tensor_may_quantize(const char *name, int n_dims);
 
+/** Exceptions of single architectures to the rule above: true = copied as it is. */
+bool om_tensor_arch_copies(const char *arch, const char *name);
+
 /** Is it one matrix per expert ("…_exps.weight")? 3-D tensors of MLA are not. */
 bool om_tensor_is_experts(const char *name);
 

@@ -6,7 +6,8 @@
 
 /** Token windows of a text, cut as llama.cpp's tools do: the whole text is tokenized once (BOS
  * first when the vocabulary wants it), then cut into consecutive windows; in each the first token
- * is replaced by BOS when the vocabulary wants BOS. A tail shorter than a window is dropped. */
+ * is replaced by BOS when the vocabulary wants BOS. A tail shorter than a window is dropped. One
+ * newline at the very end of the text is no text (their -f drops it). */
 typedef struct om_windows {
     int32_t *tokens; /* [n_windows, n_tokens] i32, owned */
     int n_windows;

@@ -15,6 +15,7 @@
 #include "base/parallel.h"
 #include "calib/pass.h"
 #include "model/candidates.h"
+#include "profile/measured.h"
 #include "profile/profile.h"
 #include "profile/qerror.h"
 #include "profile/stats.h"
@@ -140,14 +141,13 @@ out:
     return OM_OK;
 }
 
-/* ---- the cost of every type
- * ------------------------------------------------------------------------------------------- */
+/* ---- units and their costs ---- */
 
-static om_status fill_unit(om_unit *u, const om_tensor *t, const om_tensor_stats *stats,
-                           const om_profile *p, const char *types, om_pool *pool, om_error *err) {
+/* Name, shape and candidates; the nats are still to come. */
+static om_status describe_unit(om_unit *u, const om_tensor *t, const om_tensor_stats *stats,
+                               const char *types, om_error *err) {
     om_status status = OM_OK;
     const om_format *formats[OM_CANDIDATES_MAX];
-    double nats[OM_CANDIDATES_MAX];
     int n = 0;
     memcpy(u->role, t->role, sizeof u->role);
     strncpy(u->name, t->name, sizeof u->name - 1);
@@ -159,50 +159,70 @@ static om_status fill_unit(om_unit *u, const om_tensor *t, const om_tensor_stats
     u->source = t->format;
     u->fisher_trace = stats->total;
     OM_TRY(om_candidates(formats, &n, OM_CANDIDATES_MAX, t, types, err));
-    OM_TRY(om_qerror_tensor(nats, formats, n, t, stats, p->tokens, om_qerror_default_rows(u->n_out),
-                            p->seed, pool, err));
     u->choices = om_calloc((size_t) n, sizeof *u->choices);
     if (!u->choices) {
         return om_fail_nomem(err, (size_t) n * sizeof *u->choices);
     }
     u->n_choices = n;
     for (int i = 0; i < n; i++) {
-        u->choices[i] =
-            (om_choice){ formats[i], om_format_size(formats[i], u->n_in, u->n_out), nats[i] };
+        u->choices[i].format = formats[i];
+        u->choices[i].bytes = om_format_size(formats[i], u->n_in, u->n_out);
     }
 out:
     return status;
 }
 
-static om_status fill_units(om_profile *p, const om_model *model, const om_stats *stats,
-                            const om_profile_options *o, const om_env *env, om_error *err) {
+static om_status describe_units(om_profile *p, const om_model *model, const om_stats *stats,
+                                const char *types, om_error *err) {
     om_status status = OM_OK;
-    om_pool *pool = om_pool_new(om_n_threads(env));
     const int n = om_model_n_tensors(model);
     p->units = om_calloc((size_t) n, sizeof *p->units);
     p->fixed = om_calloc((size_t) n, sizeof *p->fixed);
     if (!p->units || !p->fixed) {
-        status = om_fail_nomem(err, (size_t) n * sizeof *p->units);
-        goto out;
+        return om_fail_nomem(err, (size_t) n * sizeof *p->units);
     }
     for (int i = 0; i < n; i++) {
         const om_tensor *t = om_model_tensor(model, i);
         const om_tensor_stats *s = om_stats_find(stats, t->name);
-        OM_TRY(om_check_cancel(env, err));
-        om_progress(env, "costs", i, n, "tensors");
-        if (!s) {
-            om_fixed *f = &p->fixed[p->n_fixed++];
-            strncpy(f->name, t->name, sizeof f->name - 1);
-            f->bytes = t->bytes;
+        if (s) {
+            OM_TRY(describe_unit(&p->units[p->n_units++], t, s, types, err));
             continue;
         }
-        status = fill_unit(&p->units[p->n_units++], t, s, p, o->types, pool, err);
-        if (status != OM_OK) {
-            (void) om_error_context(err, "costs of %s", t->name);
-            goto out;
-        }
+        om_fixed *f = &p->fixed[p->n_fixed++];
+        strncpy(f->name, t->name, sizeof f->name - 1);
+        f->bytes = t->bytes;
     }
-    om_progress(env, "costs", n, n, "tensors");
+out:
+    return status;
+}
+
+static om_status unit_costs(om_unit *u, const om_tensor *t, const om_tensor_stats *stats,
+                            const om_profile *p, om_pool *pool, om_error *err) {
+    const om_format *formats[OM_CANDIDATES_MAX];
+    double nats[OM_CANDIDATES_MAX];
+    for (int i = 0; i < u->n_choices; i++) {
+        formats[i] = u->choices[i].format;
+    }
+    om_status status = om_qerror_tensor(nats, formats, u->n_choices, t, stats, p->tokens,
+                                        om_qerror_default_rows(u->n_out), p->seed, pool, err);
+    for (int i = 0; i < u->n_choices && status == OM_OK; i++) {
+        u->choices[i].nats = nats[i];
+    }
+    return status == OM_OK ? OM_OK : om_error_context(err, "costs of %s", u->name);
+}
+
+static om_status predict_costs(om_profile *p, const om_model *model, const om_stats *stats,
+                               const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    om_pool *pool = om_pool_new(om_n_threads(env));
+    for (int i = 0; i < p->n_units; i++) {
+        om_unit *u = &p->units[i];
+        OM_TRY(om_check_cancel(env, err));
+        om_progress(env, "costs", i, p->n_units, "tensors");
+        OM_TRY(unit_costs(u, om_model_find(model, u->name), om_stats_find(stats, u->name), p, pool,
+                          err));
+    }
+    om_progress(env, "costs", p->n_units, p->n_units, "tensors");
 out:
     om_pool_free(pool);
     return status;
@@ -247,16 +267,17 @@ static om_status describe_calibration(om_profile *p, const om_windows *w,
     p->window_tokens = w->n_tokens;
     p->tokens = (int64_t) w->n_windows * w->n_tokens;
     p->seed = o->seed;
-    snprintf(p->method, sizeof p->method, "fisher");
+    snprintf(p->method, sizeof p->method, "%s", o->method ? o->method : "fisher");
 out:
     return status;
 }
 
 /* Everything the sums depend on; an equal key means equal sums. */
-static void work_key(char key[65], const om_profile *p, const om_windows *w) {
-    char text[256];
-    const int n = snprintf(text, sizeof text, "fisher/1 %s %s %d %d %llu", p->model_sha256,
-                           w->sha256, w->n_windows, w->n_tokens, (unsigned long long) p->seed);
+static void work_key(char key[65], const om_profile *p, const om_windows *w, const char *types) {
+    char text[512];
+    const int n = snprintf(text, sizeof text, "%s/1 %s %s %d %d %llu %.128s", p->method,
+                           p->model_sha256, w->sha256, w->n_windows, w->n_tokens,
+                           (unsigned long long) p->seed, types ? types : "");
     om_sha256_bytes(key, text, (size_t) n);
 }
 
@@ -328,68 +349,103 @@ static om_status check_options(const om_profile_options *o, om_error *err) {
         return om_fail(err, OM_E_ARG,
                        "profile needs a model, at least one --calib file and -o profile.json");
     }
-    if (o->method && strcmp(o->method, "fisher") != 0) {
-        return om_fail(err, OM_E_ARG, "--method %s: expected fisher", o->method);
+    if (o->method && strcmp(o->method, "fisher") != 0 && strcmp(o->method, "measured") != 0) {
+        return om_fail(err, OM_E_ARG, "--method %s: expected fisher or measured", o->method);
     }
     return om_candidates_check(o->types, err);
+}
+
+/* What the verb holds while it works. */
+typedef struct job {
+    const om_profile_options *o;
+    const om_env *env;
+    om_model *model;
+    om_windows windows;
+    om_fisher *fisher;
+    om_stats *stats;
+    om_profile *p;
+    char *stats_path, *checkpoint;
+    char key[65];
+    om_pass_cost cost;
+    double costs_s;
+} job;
+
+static void job_release(job *j) {
+    om_free(j->stats_path);
+    om_free(j->checkpoint);
+    om_stats_free(j->stats);
+    om_fisher_free(j->fisher);
+    om_windows_release(&j->windows);
+    om_model_free(j->model);
+    om_profile_free(j->p);
+}
+
+static om_status job_open(job *j, om_error *err) {
+    om_status status = OM_OK;
+    const om_profile_options *o = j->o;
+    j->p = om_calloc(1, sizeof *j->p);
+    j->stats_path = o->stats_out ? om_strdup(o->stats_out) : beside(o->out, ".stats.gguf");
+    j->checkpoint = beside(o->out, ".checkpoint");
+    if (!j->p || !j->stats_path || !j->checkpoint) {
+        return om_fail_nomem(err, sizeof *j->p);
+    }
+    OM_TRY(om_model_open(&j->model, o->model, err));
+    warn_about_source(j->model, j->env);
+    OM_TRY(describe_model(j->p, j->model, j->env, err));
+    OM_TRY(read_windows(&j->windows, o, j->env, err));
+    OM_TRY(describe_calibration(j->p, &j->windows, o, err));
+    OM_TRY(om_fisher_new(&j->fisher, j->model, err));
+    if (j->fisher->n_weights == 0) {
+        return om_fail(err, OM_E_UNSUPPORTED, "%s holds no tensor that may be quantized", o->model);
+    }
+    work_key(j->key, j->p, &j->windows, o->types);
+out:
+    return status;
+}
+
+/* The statistics, in memory and on disk. */
+static om_status collect(job *j, bool measured, om_error *err) {
+    om_status status = OM_OK;
+    const om_profile_options *o = j->o;
+    const om_pass_options pass = { o->model,      o->seed, o->max_ram_bytes,
+                                   j->checkpoint, j->key,  o->restart };
+    if (measured) {
+        OM_TRY(om_measured_moments(j->fisher, &j->windows, o->model, j->env, err));
+    } else {
+        OM_TRY(om_pass_run(j->fisher, &j->cost, &j->windows, &pass, j->env, err));
+    }
+    OM_TRY(make_stats(&j->stats, j->fisher, j->p, &j->windows, err));
+    OM_TRY(om_stats_write(j->stats, j->stats_path, measured, err));
+    if (o->imatrix_out) {
+        OM_TRY(om_stats_write(j->stats, o->imatrix_out, true, err));
+    }
+    snprintf(j->p->stats_path, sizeof j->p->stats_path, "%s", j->stats_path);
+    OM_TRY(om_sha256_file(j->p->stats_sha256, j->stats_path, NULL, err));
+out:
+    return status;
 }
 
 om_status om_profile_run(om_result *out, const om_profile_options *o, const om_env *env,
                          om_error *err) {
     om_status status = OM_OK;
-    om_model *model = NULL;
-    om_windows windows = { 0 };
-    om_fisher *fisher = NULL;
-    om_stats *stats = NULL;
-    om_profile *p = om_calloc(1, sizeof *p);
-    char *stats_path = NULL, *checkpoint = NULL, key[65];
-    om_pass_cost cost;
-    double start;
-    if (!p) {
-        return om_fail_nomem(err, sizeof *p);
-    }
+    job j = { .o = o, .env = env };
     OM_TRY(check_options(o, err));
-    stats_path = o->stats_out ? om_strdup(o->stats_out) : beside(o->out, ".stats.gguf");
-    checkpoint = beside(o->out, ".checkpoint");
-    if (!stats_path || !checkpoint) {
-        status = om_fail_nomem(err, 1024);
-        goto out;
+    const bool measured = o->method && strcmp(o->method, "measured") == 0;
+    OM_TRY(job_open(&j, err));
+    OM_TRY(collect(&j, measured, err));
+    OM_TRY(describe_units(j.p, j.model, j.stats, o->types, err));
+    const double start = om_now_s();
+    if (measured) {
+        const om_measured_options m = { o->model, j.checkpoint, j.key, o->restart };
+        OM_TRY(om_measured_fill(j.p, j.model, j.fisher, &j.windows, &m, env, err));
+    } else {
+        OM_TRY(predict_costs(j.p, j.model, j.stats, env, err));
     }
-    OM_TRY(om_model_open(&model, o->model, err));
-    warn_about_source(model, env);
-    OM_TRY(describe_model(p, model, env, err));
-    OM_TRY(read_windows(&windows, o, env, err));
-    OM_TRY(describe_calibration(p, &windows, o, err));
-    OM_TRY(om_fisher_new(&fisher, model, err));
-    if (fisher->n_weights == 0) {
-        status =
-            om_fail(err, OM_E_UNSUPPORTED, "%s holds no tensor that may be quantized", o->model);
-        goto out;
-    }
-    work_key(key, p, &windows);
-    const om_pass_options pass = {
-        o->model, o->seed, o->max_ram_bytes, checkpoint, key, o->restart
-    };
-    OM_TRY(om_pass_run(fisher, &cost, &windows, &pass, env, err));
-    OM_TRY(make_stats(&stats, fisher, p, &windows, err));
-    OM_TRY(om_stats_write(stats, stats_path, false, err));
-    if (o->imatrix_out) {
-        OM_TRY(om_stats_write(stats, o->imatrix_out, true, err));
-    }
-    snprintf(p->stats_path, sizeof p->stats_path, "%s", stats_path);
-    OM_TRY(om_sha256_file(p->stats_sha256, stats_path, NULL, err));
-    start = om_now_s();
-    OM_TRY(fill_units(p, model, stats, o, env, err));
-    OM_TRY(om_profile_write(p, o->out, err));
-    OM_TRY(report(out, p, o, &cost, om_now_s() - start, err));
-    (void) remove(checkpoint); /* the work it could save is done */
+    j.costs_s = om_now_s() - start;
+    OM_TRY(om_profile_write(j.p, o->out, err));
+    OM_TRY(report(out, j.p, o, &j.cost, j.costs_s, err));
+    (void) remove(j.checkpoint); /* the work it could save is done */
 out:
-    om_free(stats_path);
-    om_free(checkpoint);
-    om_stats_free(stats);
-    om_fisher_free(fisher);
-    om_windows_release(&windows);
-    om_model_free(model);
-    om_profile_free(p);
+    job_release(&j);
     return status;
 }
