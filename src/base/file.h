@@ -43,6 +43,13 @@ om_status om_atomic_write(om_atomic *a, const void *data, size_t n, om_error *er
 om_status om_atomic_commit(om_atomic *a, om_error *err) OM_WARN_UNUSED;
 /** Remove the temporary file; accepts a zeroed, committed or failed struct. */
 void om_atomic_abort(om_atomic *a);
+/** Unlink every temporary file that is open in this process; for signal handlers
+ * (async-signal-safe: nothing but unlink on stored paths). The process must end soon after: open
+ * structs stay as they are. */
+void om_atomic_abort_all(void);
+/** Tests: let the n-th write or commit from now fail as on a full disk (1 = the next), 0 = never.
+ */
+void om_file_fail_at(long n);
 
 /** The three steps above for text or bytes already in memory. */
 om_status om_file_write(const char *path, const void *data, size_t n, om_error *err) OM_WARN_UNUSED;

@@ -1,0 +1,577 @@
+/* Files in and out: mapped views, bounded reads, SHA-256, and writes that are complete or absent.
+ *
+ * A file under construction lives beside its target as PATH.tmp.PID and is renamed over it by
+ * commit, so a reader never sees half a file and a crash leaves the old one. The temporaries open
+ * in this process are in a small registry, because a signal handler must be able to remove them:
+ * its slots are atomic pointers, and whoever takes a pointer out of its slot owns the string.
+ * Normal code adds and searches under a mutex; the handler only exchanges and unlinks.
+ */
+#if !defined(_DEFAULT_SOURCE)
+#define _DEFAULT_SOURCE /* madvise: glibc's posix_madvise ignores DONTNEED */
+#endif
+#include "base/file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+enum { MAX_TEMPORARIES = 64, READ_CHUNK = 1 << 20 };
+
+/* ---- opening for reading ---- */
+
+/* A descriptor, never inherited by child processes. -1 with errno. */
+static int open_read(const char *path) {
+    int fd = -1;
+    do {
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+    } while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+/* Bytes read, 0 at the end, -1 with errno. */
+static ssize_t read_some(int fd, void *dst, size_t n) {
+    ssize_t got = 0;
+    do {
+        got = read(fd, dst, n);
+    } while (got < 0 && errno == EINTR);
+    return got;
+}
+
+/* ---- mapped views ---- */
+
+om_status om_map_open(om_map *out, const char *path, om_error *err) {
+    static const unsigned char empty[1];
+    om_status status = OM_OK;
+    struct stat st;
+    const int fd = open_read(path);
+    if (fd < 0) {
+        return om_fail_errno(err, "cannot open %s", path);
+    }
+    if (fstat(fd, &st) != 0) {
+        status = om_fail_errno(err, "cannot inspect %s", path);
+        goto out;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        status = om_fail(err, OM_E_IO, "%s is not a regular file", path);
+        goto out;
+    }
+    if (st.st_size == 0) {
+        *out = (om_map){ .data = empty, .size = 0 };
+        goto out;
+    }
+    if ((uintmax_t) st.st_size > PTRDIFF_MAX) {
+        status = om_fail(err, OM_E_IO, "%s is too large to be mapped on this machine", path);
+        goto out;
+    }
+    void *data = mmap(NULL, (size_t) st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (data == MAP_FAILED) {
+        status = om_fail_errno(err, "cannot map %s", path);
+        goto out;
+    }
+    *out = (om_map){ .data = data, .size = (size_t) st.st_size };
+out:
+    close(fd); /* a mapping outlives its descriptor */
+    return status;
+}
+
+void om_map_close(om_map *map) {
+    if (map->size > 0) {
+        munmap((void *) (uintptr_t) map->data, map->size);
+    }
+    *map = (om_map){ 0 };
+}
+
+void om_map_forget(const om_map *map, size_t offset, size_t size) {
+    const long page_size = sysconf(_SC_PAGESIZE);
+    if (page_size <= 0 || offset >= map->size) {
+        return;
+    }
+    const size_t page = (size_t) page_size;
+    const size_t end = size > map->size - offset ? map->size : offset + size;
+    /* inward: a page shared with a neighbour may be in use there. The mapping starts on a page. */
+    const size_t first = (offset + page - 1) / page * page;
+    const size_t last = end == map->size ? end : end / page * page;
+    if (first < last) {
+        (void) madvise((void *) ((uintptr_t) map->data + first), last - first, MADV_DONTNEED);
+    }
+}
+
+/* ---- whole reads ---- */
+
+om_status om_file_read(char **out, size_t *size, const char *path, size_t max_bytes,
+                       om_error *err) {
+    om_status status = OM_OK;
+    char *data = NULL;
+    size_t cap = 0, len = 0;
+    struct stat st;
+    const int fd = open_read(path);
+    if (fd < 0) {
+        return om_fail_errno(err, "cannot open %s", path);
+    }
+    if (max_bytes > PTRDIFF_MAX - 2) {
+        max_bytes = PTRDIFF_MAX - 2;
+    }
+    /* The size is a hint only: the file may be a pipe, or grow while it is read. */
+    cap = 4096;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0) {
+        cap = (uintmax_t) st.st_size > max_bytes ? max_bytes : (size_t) st.st_size;
+    }
+    for (;;) {
+        char *grown = om_realloc(data, cap + 2, 1); /* a byte more than allowed, and the NUL */
+        if (grown == NULL) {
+            status = om_fail_nomem(err, cap + 2);
+            goto out;
+        }
+        data = grown;
+        ssize_t got = 1;
+        while (len < cap + 1 && (got = read_some(fd, data + len, cap + 1 - len)) > 0) {
+            len += (size_t) got;
+        }
+        if (got < 0) {
+            status = om_fail_errno(err, "cannot read %s", path);
+            goto out;
+        }
+        if (len > max_bytes) {
+            char limit[32];
+            status = om_fail(err, OM_E_FORMAT, "%s is larger than the %s expected at most", path,
+                             om_format_bytes(limit, (double) max_bytes, true));
+            goto out;
+        }
+        if (got == 0) {
+            break;
+        }
+        cap = cap > max_bytes / 2 ? max_bytes : cap * 2;
+    }
+    data[len] = '\0';
+    *out = data;
+    *size = len;
+    data = NULL;
+out:
+    om_free(data);
+    close(fd);
+    return status;
+}
+
+/* ---- registry of temporary files ---- */
+
+static _Atomic(char *) temporaries[MAX_TEMPORARIES];
+static pthread_mutex_t temporaries_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* false: no slot left, or the same name is open already (*busy). */
+static bool register_temporary(char *tmp, bool *busy) {
+    int free_slot = -1;
+    *busy = false;
+    pthread_mutex_lock(&temporaries_lock);
+    for (int i = 0; i < MAX_TEMPORARIES; i++) {
+        const char *other = atomic_load(&temporaries[i]);
+        if (other == NULL) {
+            free_slot = free_slot < 0 ? i : free_slot;
+        } else if (strcmp(other, tmp) == 0) {
+            *busy = true;
+        }
+    }
+    const bool ok = !*busy && free_slot >= 0;
+    if (ok) {
+        atomic_store(&temporaries[free_slot], tmp);
+    }
+    pthread_mutex_unlock(&temporaries_lock);
+    return ok;
+}
+
+/* true: the string is ours again. false: a signal handler took it and may be reading it. */
+static bool unregister_temporary(char *tmp) {
+    bool taken = false;
+    pthread_mutex_lock(&temporaries_lock);
+    for (int i = 0; i < MAX_TEMPORARIES && !taken; i++) {
+        char *expected = tmp;
+        taken = atomic_compare_exchange_strong(&temporaries[i], &expected, NULL);
+    }
+    pthread_mutex_unlock(&temporaries_lock);
+    return taken;
+}
+
+void om_atomic_abort_all(void) {
+    const int saved = errno;
+    for (int i = 0; i < MAX_TEMPORARIES; i++) {
+        const char *tmp = atomic_exchange(&temporaries[i], NULL);
+        if (tmp != NULL) {
+            (void) unlink(tmp);
+        }
+    }
+    errno = saved;
+}
+
+/* ---- atomic writes ---- */
+
+static atomic_long fail_countdown;
+
+void om_file_fail_at(long n) {
+    atomic_store(&fail_countdown, n > 0 ? n : 0);
+}
+
+static bool should_fail(void) {
+    long left = atomic_load_explicit(&fail_countdown, memory_order_relaxed);
+    while (left > 0) {
+        if (atomic_compare_exchange_weak(&fail_countdown, &left, left - 1)) {
+            errno = ENOSPC;
+            return left == 1;
+        }
+    }
+    return false;
+}
+
+/* The directory part of `path`: owned; NULL when memory is short. */
+static char *directory_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    if (slash == NULL) {
+        return om_strdup(".");
+    }
+    return slash == path ? om_strdup("/") : om_strndup(path, (size_t) (slash - path));
+}
+
+/* The PID in "NAME.tmp.PID", or 0 when `entry` is no temporary of `name`. */
+static pid_t temporary_pid(const char *entry, const char *name) {
+    const size_t len = strlen(name);
+    if (strncmp(entry, name, len) != 0 || strncmp(entry + len, ".tmp.", 5) != 0) {
+        return 0;
+    }
+    const char *digits = entry + len + 5;
+    long pid = 0;
+    for (; *digits >= '0' && *digits <= '9' && pid < 100000000; digits++) {
+        pid = pid * 10 + (*digits - '0');
+    }
+    return *digits == '\0' ? (pid_t) pid : 0;
+}
+
+/* Remove what killed processes left for the same target; failing to is no error. */
+static void remove_leftovers(const char *dir, const char *path) {
+    const char *slash = strrchr(path, '/');
+    const char *name = slash == NULL ? path : slash + 1;
+    DIR *d = opendir(dir);
+    if (d == NULL) {
+        return;
+    }
+    for (const struct dirent *e = readdir(d); e != NULL; e = readdir(d)) {
+        const pid_t pid = temporary_pid(e->d_name, name);
+        if (pid > 0 && pid != getpid() && kill(pid, 0) != 0 && errno == ESRCH) {
+            (void) unlinkat(dirfd(d), e->d_name, 0);
+        }
+    }
+    closedir(d);
+}
+
+/* The target may be absent or a regular file: renaming over /dev/null would destroy the device. */
+static om_status check_target(const char *dir, const char *path, om_error *err) {
+    struct stat st;
+    const size_t len = strlen(path);
+    if (len == 0 || path[len - 1] == '/') {
+        return om_fail(err, OM_E_IO, "cannot write '%s': expected the name of a file", path);
+    }
+    if (stat(dir, &st) != 0) {
+        return om_fail_errno(err, "cannot write %s: its directory %s", path, dir);
+    }
+    if (!S_ISDIR(st.st_mode)) {
+        return om_fail(err, OM_E_IO, "cannot write %s: %s is not a directory", path, dir);
+    }
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        return om_fail(err, OM_E_IO, "cannot write %s: it exists and is not a regular file", path);
+    }
+    return OM_OK;
+}
+
+static om_status open_temporary(om_atomic *a, om_error *err) {
+    int fd = open(a->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0 && errno == EEXIST) {
+        /* ours by PID but not open here: a dead process had the same number */
+        (void) unlink(a->tmp);
+        fd = open(a->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    }
+    if (fd < 0) {
+        return om_fail_errno(err, "cannot create %s", a->tmp);
+    }
+    a->file = fdopen(fd, "w+b");
+    if (a->file == NULL) {
+        const om_status status = om_fail_errno(err, "cannot create %s", a->tmp);
+        close(fd);
+        return status;
+    }
+    return OM_OK;
+}
+
+om_status om_atomic_open(om_atomic *out, const char *path, om_error *err) {
+    om_status status = OM_OK;
+    om_atomic a = { 0 };
+    om_buf tmp = { 0 };
+    bool registered = false, busy = false;
+    char *dir = directory_of(path);
+    a.path = om_strdup(path);
+    om_buf_printf(&tmp, "%s.tmp.%ld", path, (long) getpid());
+    a.tmp = om_buf_take(&tmp);
+    if (dir == NULL || a.path == NULL || a.tmp == NULL) {
+        status = om_fail_nomem(err, strlen(path));
+        goto out;
+    }
+    OM_TRY(check_target(dir, path, err));
+    remove_leftovers(dir, path);
+    /* registered before it exists: a signal in between must find it */
+    registered = register_temporary(a.tmp, &busy);
+    if (!registered) {
+        status = om_fail(err, busy ? OM_E_ARG : OM_E_LIMIT,
+                         busy ? "%s is already being written"
+                              : "cannot write %s: too many files under construction",
+                         path);
+        goto out;
+    }
+    OM_TRY(open_temporary(&a, err));
+    *out = a;
+    a = (om_atomic){ 0 };
+out:
+    om_free(dir);
+    if (registered && a.tmp != NULL) {
+        (void) unlink(a.tmp);
+    }
+    if (a.tmp != NULL && (!registered || unregister_temporary(a.tmp))) {
+        om_free(a.tmp);
+    }
+    om_free(a.path);
+    return status;
+}
+
+om_status om_atomic_write(om_atomic *a, const void *data, size_t n, om_error *err) {
+    if (n == 0) {
+        return OM_OK;
+    }
+    if (should_fail() || fwrite(data, 1, n, a->file) != n) {
+        return om_fail_errno(err, "cannot write %s", a->path);
+    }
+    return OM_OK;
+}
+
+/* Everything after the rename is best effort: the file is there and complete. */
+static void sync_directory(const char *path) {
+    char *dir = directory_of(path);
+    const int fd = dir == NULL ? -1 : open_read(dir);
+    if (fd >= 0) {
+        (void) fsync(fd);
+        close(fd);
+    }
+    om_free(dir);
+}
+
+/* Forget the temporary's name and free the strings; the file itself is dealt with already. */
+static void release_atomic(om_atomic *a) {
+    if (a->tmp != NULL && unregister_temporary(a->tmp)) {
+        om_free(a->tmp);
+    }
+    om_free(a->path);
+    *a = (om_atomic){ 0 };
+}
+
+om_status om_atomic_commit(om_atomic *a, om_error *err) {
+    om_status status = OM_OK;
+    if (a->file == NULL) {
+        return om_fail(err, OM_E_INTERNAL, "a file that is not open was committed");
+    }
+    errno = EIO; /* ferror after a direct write to a->file tells no reason */
+    if (ferror(a->file) != 0 || should_fail() || fflush(a->file) != 0 ||
+        fsync(fileno(a->file)) != 0) {
+        status = om_fail_errno(err, "cannot write %s", a->path);
+        goto out;
+    }
+    const int closed = fclose(a->file);
+    a->file = NULL;
+    if (closed != 0) {
+        status = om_fail_errno(err, "cannot write %s", a->path);
+        goto out;
+    }
+    if (rename(a->tmp, a->path) != 0) {
+        status = om_fail_errno(err, "cannot rename %s to %s", a->tmp, a->path);
+        goto out;
+    }
+    sync_directory(a->path);
+    release_atomic(a);
+out:
+    om_atomic_abort(a);
+    return status;
+}
+
+void om_atomic_abort(om_atomic *a) {
+    if (a->file != NULL) {
+        fclose(a->file);
+        a->file = NULL;
+    }
+    if (a->tmp != NULL) {
+        (void) unlink(a->tmp);
+    }
+    release_atomic(a);
+}
+
+om_status om_file_write(const char *path, const void *data, size_t n, om_error *err) {
+    om_status status = OM_OK;
+    om_atomic a = { 0 };
+    OM_TRY(om_atomic_open(&a, path, err));
+    OM_TRY(om_atomic_write(&a, data, n, err));
+    OM_TRY(om_atomic_commit(&a, err));
+out:
+    om_atomic_abort(&a);
+    return status;
+}
+
+/* ---- hashes ---- */
+
+static void hex_of(char hex[65], const unsigned char digest[32]) {
+    static const char digits[] = "0123456789abcdef";
+    for (int i = 0; i < 32; i++) {
+        hex[2 * i] = digits[digest[i] >> 4];
+        hex[2 * i + 1] = digits[digest[i] & 15];
+    }
+    hex[64] = '\0';
+}
+
+om_status om_sha256_file(char hex[65], const char *path, const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    struct stat st = { 0 };
+    double done = 0, total = 0;
+    ssize_t got = 0;
+    int fd = -1;
+    EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+    unsigned char *chunk = om_alloc_aligned(READ_CHUNK);
+    if (ctx == NULL || chunk == NULL || EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) != 1) {
+        status = om_fail_nomem(err, READ_CHUNK);
+        goto out;
+    }
+    fd = open_read(path);
+    if (fd < 0 || fstat(fd, &st) != 0) {
+        status = om_fail_errno(err, "cannot open %s", path);
+        goto out;
+    }
+    total = (double) st.st_size;
+    while ((got = read_some(fd, chunk, READ_CHUNK)) > 0) {
+        if (EVP_DigestUpdate(ctx, chunk, (size_t) got) != 1) {
+            status = om_fail(err, OM_E_INTERNAL, "libcrypto failed to hash %s", path);
+            goto out;
+        }
+        done += (double) got;
+        if (done < total) {
+            om_progress(env, "hash", done, total, "bytes");
+        }
+        OM_TRY(om_check_cancel(env, err));
+    }
+    if (got < 0) {
+        status = om_fail_errno(err, "cannot read %s", path);
+        goto out;
+    }
+    if (EVP_DigestFinal_ex(ctx, digest, NULL) != 1) {
+        status = om_fail(err, OM_E_INTERNAL, "libcrypto failed to hash %s", path);
+        goto out;
+    }
+    om_progress(env, "hash", total, total, "bytes");
+    hex_of(hex, digest);
+out:
+    if (fd >= 0) {
+        close(fd);
+    }
+    om_free(chunk);
+    EVP_MD_CTX_free(ctx);
+    return status;
+}
+
+void om_sha256_bytes(char hex[65], const void *data, size_t n) {
+    unsigned char digest[EVP_MAX_MD_SIZE] = { 0 };
+    (void) EVP_Digest(n > 0 ? data : "", n, digest, NULL, EVP_sha256(), NULL);
+    hex_of(hex, digest);
+}
+
+/* ---- names and places ---- */
+
+bool om_file_exists(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0;
+}
+
+int64_t om_file_size(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 ? (int64_t) st.st_size : -1;
+}
+
+int64_t om_disk_free(const char *path) {
+    struct statvfs fs;
+    int rc = statvfs(path, &fs);
+    if (rc != 0 && errno == ENOENT) {
+        char *dir = directory_of(path);
+        rc = dir == NULL ? -1 : statvfs(dir, &fs);
+        om_free(dir);
+    }
+    if (rc != 0) {
+        return -1;
+    }
+    /* saturates: a network file system may report more than fits */
+    const double bytes = (double) fs.f_bavail * (double) fs.f_frsize;
+    return bytes >= 9e18 ? INT64_MAX : (int64_t) bytes;
+}
+
+/* One directory; existing is fine. -1 with errno. */
+static int make_directory(const char *path) {
+    struct stat st;
+    if (mkdir(path, 0777) == 0) {
+        return 0;
+    }
+    const int saved = errno;
+    if (stat(path, &st) == 0) {
+        errno = ENOTDIR;
+        return S_ISDIR(st.st_mode) ? 0 : -1;
+    }
+    errno = saved;
+    return -1;
+}
+
+om_status om_mkdirs(const char *path, om_error *err) {
+    om_status status = OM_OK;
+    char *prefix = om_strdup(path);
+    if (prefix == NULL) {
+        return om_fail_nomem(err, strlen(path));
+    }
+    for (size_t i = 1; prefix[0] != '\0'; i++) {
+        const char c = prefix[i];
+        if (c != '/' && c != '\0') {
+            continue;
+        }
+        prefix[i] = '\0';
+        if (make_directory(prefix) != 0) {
+            status = om_fail_errno(err, "cannot create the directory %s", prefix);
+            break;
+        }
+        prefix[i] = c;
+        if (c == '\0') {
+            break;
+        }
+    }
+    om_free(prefix);
+    return status;
+}
+
+char *om_path_join(const char *dir, const char *name) {
+    om_buf b = { 0 };
+    const size_t len = strlen(dir);
+    om_buf_puts(&b, dir);
+    if (len > 0 && dir[len - 1] != '/') {
+        om_buf_puts(&b, "/");
+    }
+    om_buf_puts(&b, name);
+    return om_buf_take(&b);
+}
