@@ -3,6 +3,7 @@
 #define OM_ALLOC_ALLOCATION_H
 
 #include "base/error.h"
+#include "base/json.h"
 #include "model/format.h"
 
 typedef struct om_assignment {
@@ -28,14 +29,20 @@ typedef struct om_allocation {
     double predicted_nats;
     struct {
         char status[32];
-        double gap, seconds;
+        double gap, seconds; /* seconds NaN: not kept (files hold no wall clock) */
     } solver;
     char sha256[65]; /* of allocation.json itself, filled by om_allocation_read */
 } om_allocation;
 
 om_status om_allocation_read(om_allocation **out, const char *path, om_error *err) OM_WARN_UNUSED;
+/** The same for a document in memory; `name` is for messages. */
+om_status om_allocation_parse(om_allocation **out, const char *text, size_t n, const char *name,
+                              om_error *err) OM_WARN_UNUSED;
+/** Write atomically; equal allocations give equal bytes (solver.seconds is left out for that). */
 om_status om_allocation_write(const om_allocation *a, const char *path,
                               om_error *err) OM_WARN_UNUSED;
+/** The document as it is written, but with solver.seconds; owned. */
+om_json *om_allocation_json(const om_allocation *a);
 void om_allocation_free(om_allocation *a);
 /** NULL: the tensor is not in the allocation (it is copied as it is). */
 const om_format *om_allocation_find(const om_allocation *a, const char *name);

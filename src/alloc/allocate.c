@@ -1,0 +1,418 @@
+/* The verb `allocate`: profile.json and a budget -> allocation.json.
+ *
+ * Either the integer program chooses (plan "optimal"), or a named plan does; pins hold for both. A
+ * budget that nothing fits is a normal outcome: the message says the smallest file that is possible
+ * and what it consists of. With `sweep` the whole curve from the smallest file to the one that
+ * loses nothing is solved, about 40 points, and the presets are put beside it.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "alloc/allocation.h"
+#include "alloc/describe.h"
+#include "alloc/pins.h"
+#include "alloc/plans.h"
+#include "alloc/presets.h"
+#include "alloc/search.h"
+#include "base/buf.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+enum { N_CURVE = 40, MAX_PRESETS = 64 };
+
+/* Everything of one call. */
+typedef struct job {
+    const om_allocate_options *options;
+    const om_env *env;
+    om_profile *profile;
+    om_problem problem;
+    int *pick;                 /* [n_groups] */
+    const om_format **types;   /* [n_units] */
+    int64_t limit;             /* bytes of the whole file; INT64_MAX: no budget */
+    om_allocation *allocation; /* NULL: only a sweep */
+    om_curve_point curve[N_CURVE], presets[MAX_PRESETS];
+    int n_curve, n_presets;
+} job;
+
+static void job_release(job *j) {
+    om_problem_release(&j->problem);
+    om_allocation_free(j->allocation);
+    om_free(j->pick);
+    om_free(j->types);
+    om_profile_free(j->profile);
+}
+
+/* A named plan, as opposed to the solver's. */
+static bool has_plan(const om_allocate_options *o) {
+    return o->plan != NULL && strcmp(o->plan, "optimal") != 0;
+}
+
+static double bits_per_weight(const job *j, int64_t bytes) {
+    return 8.0 * (double) bytes / (double) j->profile->params;
+}
+
+/* ---- infeasible budgets -----------------------------------------------------------------------
+ */
+
+/* pick: the smallest choice. Fixed parts, pins and the largest tensor are what sets it. */
+static om_status fail_too_small(const job *j, const int *pick, int64_t smallest, om_error *err) {
+    const om_problem *p = &j->problem;
+    char have[32], need[32], fixed[32], pinned[32], top[32];
+    int64_t pinned_bytes = 0;
+    int largest = 0;
+    for (int g = 0; g < p->n_groups; g++) {
+        const om_option *o = &om_problem_options_of(p, g)[pick[g]];
+        pinned_bytes += p->groups[g].pin >= 0 ? o->bytes : 0;
+        if (o->bytes > om_problem_options_of(p, largest)[pick[largest]].bytes) {
+            largest = g;
+        }
+    }
+    const om_option *o = &om_problem_options_of(p, largest)[pick[largest]];
+    return om_fail(
+        err, OM_E_INFEASIBLE,
+        "budget %s (%.3f bpw) is too small; the smallest file is %lld bytes (%s, %.3f bpw): "
+        "metadata and copied tensors %s, pinned %s, the rest in its smallest types (most: %s%s "
+        "%s, %s)%s",
+        om_format_bytes(have, (double) j->limit, false), bits_per_weight(j, j->limit),
+        (long long) smallest, om_format_bytes(need, (double) smallest, false),
+        bits_per_weight(j, smallest), om_format_bytes(fixed, (double) p->fixed_bytes, false),
+        om_format_bytes(pinned, (double) pinned_bytes, false),
+        j->profile->units[p->groups[largest].member[0]].name,
+        p->groups[largest].n_members == 2 ? " and its pair" : "", p->formats[o->format]->name,
+        om_format_bytes(top, (double) o->bytes, false),
+        j->options->types != NULL || j->options->n_tiers > 0
+            ? "; a wider --types or more --tiers may allow less"
+            : "");
+}
+
+static om_status explain_infeasible(job *j, om_error *err) {
+    om_choice_sum smallest;
+    om_error ignored = { 0 };
+    om_status status = om_problem_smallest(j->pick, &smallest, &j->problem, j->env, &ignored);
+    if (status == OM_E_INFEASIBLE) {
+        return om_fail(err, OM_E_INFEASIBLE,
+                       "--tiers %d: some tensors have no type in common with the others, so more "
+                       "distinct types are needed whatever the budget; allow more tiers",
+                       j->options->n_tiers);
+    }
+    if (status != OM_OK) {
+        *err = ignored;
+        return status;
+    }
+    return fail_too_small(j, j->pick, smallest.bytes, err);
+}
+
+/* ---- choosing ---------------------------------------------------------------------------------
+ */
+
+static om_status choose_optimal(job *j, om_error *err) {
+    om_status status = OM_OK;
+    om_solution s = { 0 };
+    om_error why = { 0 };
+    om_allocation *a = j->allocation;
+    status = om_problem_solve(j->pick, &s, &j->problem, 0.0, j->env, &why);
+    if (status == OM_E_INFEASIBLE) {
+        return explain_infeasible(j, err);
+    }
+    if (status != OM_OK) {
+        *err = why;
+        return status;
+    }
+    for (int g = 0; g < j->problem.n_groups; g++) {
+        const om_group *group = &j->problem.groups[g];
+        const om_option *o = &om_problem_options_of(&j->problem, g)[j->pick[g]];
+        for (int m = 0; m < group->n_members; m++) {
+            j->types[group->member[m]] = j->problem.formats[o->format];
+        }
+    }
+    memcpy(a->plan, "optimal", sizeof "optimal");
+    if (s.proven) {
+        memcpy(a->solver.status, "optimal", sizeof "optimal");
+    } else {
+        memcpy(a->solver.status, "limit", sizeof "limit");
+    }
+    a->solver.gap = s.gap;
+    a->solver.seconds = s.seconds;
+    if (!s.proven) {
+        om_log(j->env, OM_LOG_WARN,
+               "the search stopped at its limit: the allocation is within %.1e of the best", s.gap);
+    }
+    return status;
+}
+
+static om_status choose_by_plan(job *j, om_error *err) {
+    om_status status = OM_OK;
+    om_pins pins = { 0 };
+    const om_allocate_options *o = j->options;
+    om_allocation *a = j->allocation;
+    int64_t bytes = 0;
+    double nats = 0.0;
+    char need[32], have[32];
+    if (strlen(o->plan) >= sizeof a->plan) {
+        OM_TRY(om_fail(err, OM_E_ARG, "unknown plan '%.64s'", o->plan));
+    }
+    OM_TRY(om_plan_types(j->types, j->profile, o->plan, j->limit == INT64_MAX ? 0 : j->limit, err));
+    OM_TRY(om_pins_resolve(&pins, j->profile, o->pins, o->n_pins, err));
+    for (int i = 0; i < j->profile->n_units; i++) {
+        j->types[i] = pins.format[i] != NULL ? pins.format[i] : j->types[i];
+    }
+    om_plan_sum(&bytes, &nats, j->profile, j->types);
+    if (bytes > j->limit) {
+        OM_TRY(om_fail(err, OM_E_INFEASIBLE,
+                       "plan %s needs %lld bytes (%s, %.3f bpw), the budget is %lld (%s); choose a "
+                       "smaller plan or let the solver choose (no --plan)",
+                       o->plan, (long long) bytes, om_format_bytes(need, (double) bytes, false),
+                       bits_per_weight(j, bytes), (long long) j->limit,
+                       om_format_bytes(have, (double) j->limit, false)));
+    }
+    memcpy(a->plan, o->plan, strlen(o->plan) + 1);
+    memcpy(a->solver.status, "none", sizeof "none");
+out:
+    om_pins_release(&pins);
+    return status;
+}
+
+/* ---- the allocation ---------------------------------------------------------------------------
+ */
+
+/* One digest for the calibration: the file's own, or that of the list. */
+static om_status digest_calibration(char hex[65], const om_profile *p) {
+    if (p->n_calib == 1) {
+        memcpy(hex, p->calib_sha256[0], 65);
+        return OM_OK;
+    }
+    om_buf list = { 0 };
+    for (int i = 0; i < p->n_calib; i++) {
+        om_buf_puts(&list, p->calib_sha256[i]);
+    }
+    if (list.len > 0 && !list.failed) {
+        om_sha256_bytes(hex, list.data, list.len);
+    }
+    om_status status = list.failed ? OM_E_NOMEM : OM_OK;
+    om_buf_release(&list);
+    return status;
+}
+
+static om_status start_allocation(job *j, om_error *err) {
+    static const char *const kinds[] = { [OM_BUDGET_NONE] = "none",
+                                         [OM_BUDGET_SIZE] = "size",
+                                         [OM_BUDGET_BPW] = "bpw",
+                                         [OM_BUDGET_MEMORY] = "memory" };
+    const om_profile *p = j->profile;
+    om_allocation *a = om_calloc(1, sizeof *a);
+    if (a == NULL) {
+        return om_fail_nomem(err, sizeof *a);
+    }
+    j->allocation = a;
+    a->tensors = om_calloc((size_t) p->n_units, sizeof *a->tensors);
+    if (a->tensors == NULL || digest_calibration(a->calib_sha256, p) != OM_OK) {
+        return om_fail_nomem(err, (size_t) p->n_units * sizeof *a->tensors);
+    }
+    size_t n = strlen(j->options->profile);
+    if (n >= sizeof a->profile_path) {
+        return om_fail(err, OM_E_ARG, "the path of the profile is longer than %zu characters",
+                       sizeof a->profile_path - 1);
+    }
+    memcpy(a->profile_path, j->options->profile, n + 1);
+    memcpy(a->profile_sha256, p->sha256, sizeof a->profile_sha256);
+    memcpy(a->model_sha256, p->model_sha256, sizeof a->model_sha256);
+    memcpy(a->stats_path, p->stats_path, sizeof a->stats_path);
+    memcpy(a->stats_sha256, p->stats_sha256, sizeof a->stats_sha256);
+    a->seed = p->seed;
+    a->calib_tokens = p->tokens;
+    const char *kind = kinds[j->options->budget.kind];
+    memcpy(a->budget_kind, kind, strlen(kind) + 1);
+    a->budget_bytes = j->limit == INT64_MAX ? 0 : j->limit;
+    return OM_OK;
+}
+
+static om_status make_allocation(job *j, om_error *err) {
+    om_status status = OM_OK;
+    OM_TRY(start_allocation(j, err));
+    om_allocation *a = j->allocation;
+    if (has_plan(j->options)) {
+        OM_TRY(choose_by_plan(j, err));
+    } else {
+        OM_TRY(choose_optimal(j, err));
+    }
+    for (int i = 0; i < j->profile->n_units; i++) {
+        om_assignment *t = &a->tensors[a->n_tensors++];
+        memcpy(t->name, j->profile->units[i].name, sizeof t->name);
+        t->format = j->types[i];
+    }
+    om_plan_sum(&a->bytes, &a->predicted_nats, j->profile, j->types);
+    a->bpw = bits_per_weight(j, a->bytes);
+    if (a->bytes > j->limit) { /* a second look at the whole file, by tensors instead of groups */
+        OM_TRY(om_fail(err, OM_E_INTERNAL, "the allocation has %lld bytes, the budget is %lld",
+                       (long long) a->bytes, (long long) j->limit));
+    }
+out:
+    return status;
+}
+
+/* ---- the curve --------------------------------------------------------------------------------
+ */
+
+static void add_point(job *j, const om_choice_sum *sum) {
+    om_curve_point *last = j->n_curve > 0 ? &j->curve[j->n_curve - 1] : NULL;
+    om_curve_point point = { .bytes = sum->bytes,
+                             .bpw = bits_per_weight(j, sum->bytes),
+                             .nats = sum->nats };
+    /* Neighbours may have the same answer; and the tolerance must not make the curve rise. */
+    if (last == NULL || (point.bytes > last->bytes && point.nats < last->nats)) {
+        j->curve[j->n_curve++] = point;
+    }
+}
+
+static om_status sweep_curve(job *j, om_error *err) {
+    om_status status = OM_OK;
+    om_choice_sum low = { 0 };
+    om_solution s = { 0 };
+    om_problem p = j->problem; /* borrows the groups */
+    status = om_problem_smallest(j->pick, &low, &p, j->env, err);
+    if (status == OM_E_INFEASIBLE) {
+        *err = (om_error){ 0 };
+        return explain_infeasible(j, err);
+    }
+    OM_TRY(status);
+    p.budget_bytes = INT64_MAX;
+    OM_TRY(om_problem_solve(j->pick, &s, &p, 1e-5, j->env, err));
+    const double high = (double) s.sum.bytes, ratio = high / (double) low.bytes;
+    for (int i = 0; i < N_CURVE; i++) {
+        double at = (double) low.bytes * pow(ratio, (double) i / (N_CURVE - 1));
+        p.budget_bytes = i == 0 ? low.bytes : i == N_CURVE - 1 ? (int64_t) high : (int64_t) at;
+        p.budget_bytes = p.budget_bytes < low.bytes ? low.bytes : p.budget_bytes;
+        OM_TRY(om_problem_solve(j->pick, &s, &p, 1e-5, j->env, err));
+        add_point(j, &s.sum);
+        om_progress(j->env, "sweep", i + 1, N_CURVE, "points");
+    }
+out:
+    return status;
+}
+
+static om_status sweep_presets(job *j, om_error *err) {
+    om_status status = OM_OK;
+    const char *name;
+    for (int i = 0; (name = om_preset_name(i)) != NULL && i < MAX_PRESETS; i++) {
+        om_curve_point *point = &j->presets[j->n_presets++];
+        point->name = name;
+        OM_TRY(om_preset_types(j->types, j->profile, name, err));
+        om_plan_sum(&point->bytes, &point->nats, j->profile, j->types);
+        point->bpw = bits_per_weight(j, point->bytes);
+    }
+out:
+    return status;
+}
+
+/* ---- the verb ---------------------------------------------------------------------------------
+ */
+
+static om_status prepare(job *j, om_error *err) {
+    om_status status = OM_OK;
+    const om_allocate_options *o = j->options;
+    bool has_budget = o->budget.kind != OM_BUDGET_NONE;
+    if (o->profile == NULL) {
+        OM_TRY(om_fail(err, OM_E_ARG, "expected a profile.json"));
+    }
+    if (o->n_tiers < 0 || o->n_tiers > OM_PROBLEM_MAX_FORMATS) {
+        OM_TRY(om_fail(err, OM_E_ARG, "--tiers: expected 1 to %d types, found %d",
+                       OM_PROBLEM_MAX_FORMATS, o->n_tiers));
+    }
+    if (!has_budget && !has_plan(o) && !o->sweep) {
+        OM_TRY(
+            om_fail(err, OM_E_ARG, "expected a budget: --memory, --size or --bpw (or a --plan)"));
+    }
+    OM_TRY(om_profile_read(&j->profile, o->profile, err));
+    j->limit = INT64_MAX;
+    if (has_budget) {
+        OM_TRY(om_budget_file_bytes(&j->limit, &o->budget, &j->profile->memory, j->profile->params,
+                                    err));
+    }
+    const om_problem_options po = { .types = o->types,
+                                    .pins = o->pins,
+                                    .n_pins = o->n_pins,
+                                    .untie_gate_up = o->untie_gate_up,
+                                    .n_tiers = o->n_tiers,
+                                    .budget_bytes = j->limit };
+    j->pick = om_calloc((size_t) j->profile->n_units, sizeof *j->pick);
+    j->types = om_calloc((size_t) j->profile->n_units, sizeof *j->types);
+    if (j->pick == NULL || j->types == NULL) {
+        OM_TRY(om_fail_nomem(err, (size_t) j->profile->n_units * sizeof *j->types));
+    }
+    if (!has_plan(o) || o->sweep) {
+        OM_TRY(om_problem_build(&j->problem, j->profile, &po, err));
+    }
+out:
+    return status;
+}
+
+static om_json *result_json(const job *j) {
+    om_json *allocation = NULL;
+    if (j->allocation != NULL) {
+        allocation = om_allocation_json(j->allocation);
+        om_describe_json(allocation, j->allocation, j->profile);
+    }
+    if (!j->options->sweep) {
+        return allocation;
+    }
+    om_json *doc = om_json_new_document("optimum.sweep/1");
+    om_json_set_str(doc, "profile_sha256", j->profile->sha256);
+    om_json_set(doc, "curve", om_curve_json(j->curve, j->n_curve));
+    om_json_set(doc, "presets", om_curve_json(j->presets, j->n_presets));
+    if (allocation != NULL) {
+        om_json_set(doc, "allocation", allocation);
+    }
+    return doc;
+}
+
+static om_status make_result(om_result *out, const job *j, om_error *err) {
+    om_buf text = { 0 };
+    if (j->allocation != NULL) {
+        om_describe_allocation(&text, j->allocation, j->profile);
+    }
+    if (j->options->sweep) {
+        om_buf_puts(&text, j->allocation != NULL ? "\nOptimal files of every size\n"
+                                                 : "Optimal files of every size\n");
+        om_describe_curve(&text, j->curve, j->n_curve);
+        om_buf_puts(&text, "\nPresets of llama-quantize, predicted\n");
+        om_describe_curve(&text, j->presets, j->n_presets);
+    }
+    om_json *doc = result_json(j);
+    om_result result = { .json = om_json_dump(doc), .text = om_buf_take(&text) };
+    om_json_free(doc);
+    om_buf_release(&text);
+    if (result.json == NULL || result.text == NULL) {
+        om_result_release(&result);
+        return om_fail(err, OM_E_NOMEM, "not enough memory for the result");
+    }
+    *out = result;
+    return OM_OK;
+}
+
+om_status om_allocate(om_result *out, const om_allocate_options *options, const om_env *env,
+                      om_error *err) {
+    om_status status = OM_OK;
+    job j = { .options = options, .env = env };
+    OM_TRY(prepare(&j, err));
+    if (options->budget.kind != OM_BUDGET_NONE || has_plan(options)) {
+        OM_TRY(make_allocation(&j, err));
+    }
+    if (options->sweep) {
+        OM_TRY(sweep_curve(&j, err));
+        OM_TRY(sweep_presets(&j, err));
+    }
+    OM_TRY(make_result(out, &j, err));
+    if (options->out != NULL && j.allocation != NULL && !options->dry_run) {
+        status = om_allocation_write(j.allocation, options->out, err);
+        if (status != OM_OK) {
+            om_result_release(out);
+        }
+    }
+out:
+    job_release(&j);
+    if (status != OM_OK) {
+        om_error_context(err, "allocate");
+    }
+    return status;
+}

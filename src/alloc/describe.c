@@ -1,0 +1,179 @@
+/* An allocation as tables: what each type holds, what each costs, where the loss sits. */
+#include "alloc/describe.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+enum { N_COSTLIEST = 10, MAX_ROWS = 64 };
+
+/* What one type holds. */
+typedef struct type_row {
+    const om_format *format;
+    int tensors;
+    int64_t params, bytes;
+    double nats;
+} type_row;
+
+static int compare_rows(const void *a, const void *b) {
+    const type_row *x = a, *y = b;
+    double i = om_format_bpw(x->format), j = om_format_bpw(y->format);
+    if (i < j || j < i) {
+        return i > j ? -1 : 1;
+    }
+    return x->format->ggml_type - y->format->ggml_type;
+}
+
+static int sum_types(type_row rows[MAX_ROWS], const om_allocation *a, const om_profile *p) {
+    int n = 0;
+    for (int i = 0; i < a->n_tensors; i++) {
+        const om_unit *u = &p->units[i];
+        const om_choice *c = om_unit_choice(u, a->tensors[i].format);
+        int row = 0;
+        while (row < n && rows[row].format != c->format) {
+            row++;
+        }
+        if (row == MAX_ROWS) {
+            continue; /* more types than the catalogue has: cannot be */
+        }
+        if (row == n) {
+            rows[n++] = (type_row){ .format = c->format };
+        }
+        rows[row].tensors++;
+        rows[row].params += u->params;
+        rows[row].bytes += om_pad(c->bytes, p->alignment);
+        rows[row].nats += c->nats;
+    }
+    qsort(rows, (size_t) n, sizeof *rows, compare_rows);
+    return n;
+}
+
+/* Indices of the tensors that cost most, at most N_COSTLIEST, without those that cost nothing. */
+static int find_costliest(int out[N_COSTLIEST], const om_allocation *a, const om_profile *p) {
+    double nats[N_COSTLIEST];
+    int n = 0;
+    for (int i = 0; i < a->n_tensors; i++) {
+        double cost = om_unit_choice(&p->units[i], a->tensors[i].format)->nats;
+        if (cost <= 0.0 || (n == N_COSTLIEST && cost <= nats[n - 1])) {
+            continue;
+        }
+        int at = n < N_COSTLIEST ? n++ : n - 1;
+        for (; at > 0 && nats[at - 1] < cost; at--) {
+            nats[at] = nats[at - 1];
+            out[at] = out[at - 1];
+        }
+        nats[at] = cost;
+        out[at] = i;
+    }
+    return n;
+}
+
+static void describe_types(om_buf *out, const om_allocation *a, const om_profile *p) {
+    type_row rows[MAX_ROWS];
+    char size[32];
+    int n = sum_types(rows, a, p);
+    om_buf_puts(out, "type      tensors      parameters         bytes            nats\n");
+    for (int i = 0; i < n; i++) {
+        om_buf_printf(out, "%-8s %8d %15lld %13s %15.6g\n", rows[i].format->name, rows[i].tensors,
+                      (long long) rows[i].params,
+                      om_format_bytes(size, (double) rows[i].bytes, false), rows[i].nats);
+    }
+    om_buf_printf(
+        out, "%-8s %8d %15s %13s\n", "copied", p->n_fixed, "",
+        om_format_bytes(size, (double) (om_profile_fixed_bytes(p) - p->metadata_bytes), false));
+    om_buf_printf(out, "%-8s %8s %15s %13s\n", "metadata", "", "",
+                  om_format_bytes(size, (double) p->metadata_bytes, false));
+}
+
+static void describe_costliest(om_buf *out, const om_allocation *a, const om_profile *p) {
+    int at[N_COSTLIEST];
+    int n = find_costliest(at, a, p);
+    if (n == 0) {
+        return;
+    }
+    om_buf_puts(out, "\nWhere the loss sits\n        nats   share  type      tensor\n");
+    for (int i = 0; i < n; i++) {
+        double nats = om_unit_choice(&p->units[at[i]], a->tensors[at[i]].format)->nats;
+        om_buf_printf(out, "%12.6g  %5.1f%%  %-8s  %s\n", nats, 100.0 * nats / a->predicted_nats,
+                      a->tensors[at[i]].format->name, a->tensors[at[i]].name);
+    }
+}
+
+void om_describe_allocation(om_buf *out, const om_allocation *a, const om_profile *p) {
+    char size[32], limit[32];
+    om_buf_printf(out, "Plan %s: %s (%lld bytes), %.3f bits per weight, predicted loss %.4g nats\n",
+                  a->plan, om_format_bytes(size, (double) a->bytes, false), (long long) a->bytes,
+                  a->bpw, a->predicted_nats);
+    if (a->budget_bytes > 0) {
+        om_buf_printf(out, "Budget %s (%lld bytes), %lld bytes unused\n",
+                      om_format_bytes(limit, (double) a->budget_bytes, false),
+                      (long long) a->budget_bytes, (long long) (a->budget_bytes - a->bytes));
+    }
+    if (strcmp(a->plan, "optimal") == 0) {
+        if (a->solver.gap < 1e-9) {
+            om_buf_printf(out, "Proven optimal in %.2f s\n", a->solver.seconds);
+        } else {
+            om_buf_printf(out, "Proven to lie within %.1e of the optimum in %.2f s\n",
+                          a->solver.gap, a->solver.seconds);
+        }
+    }
+    om_buf_puts(out, "\n");
+    describe_types(out, a, p);
+    describe_costliest(out, a, p);
+}
+
+void om_describe_json(om_json *doc, const om_allocation *a, const om_profile *p) {
+    type_row rows[MAX_ROWS];
+    int at[N_COSTLIEST];
+    om_json *types = om_json_array(), *costliest = om_json_array();
+    int n = sum_types(rows, a, p);
+    for (int i = 0; i < n; i++) {
+        om_json *row = om_json_object();
+        om_json_set_str(row, "type", rows[i].format->name);
+        om_json_set_i64(row, "tensors", rows[i].tensors);
+        om_json_set_i64(row, "params", rows[i].params);
+        om_json_set_i64(row, "bytes", rows[i].bytes);
+        om_json_set_f64(row, "nats", rows[i].nats);
+        om_json_push(types, row);
+    }
+    n = find_costliest(at, a, p);
+    for (int i = 0; i < n; i++) {
+        om_json *row = om_json_object();
+        om_json_set_str(row, "name", a->tensors[at[i]].name);
+        om_json_set_str(row, "type", a->tensors[at[i]].format->name);
+        om_json_set_f64(row, "nats",
+                        om_unit_choice(&p->units[at[i]], a->tensors[at[i]].format)->nats);
+        om_json_push(costliest, row);
+    }
+    if (a->budget_bytes > 0) {
+        om_json_set_i64(doc, "slack_bytes", a->budget_bytes - a->bytes);
+    }
+    om_json_set(doc, "types", types);
+    om_json_set(doc, "costliest", costliest);
+}
+
+void om_describe_curve(om_buf *out, const om_curve_point *points, int n) {
+    char size[32];
+    om_buf_printf(out, "%-10s %12s %8s %12s\n", "", "size", "bpw", "nats");
+    for (int i = 0; i < n; i++) {
+        om_buf_printf(
+            out, "%-10s %12s %8.3f %12.5g\n", points[i].name != NULL ? points[i].name : "",
+            om_format_bytes(size, (double) points[i].bytes, false), points[i].bpw, points[i].nats);
+    }
+}
+
+om_json *om_curve_json(const om_curve_point *points, int n) {
+    om_json *array = om_json_array();
+    for (int i = 0; i < n; i++) {
+        om_json *point = om_json_object();
+        if (points[i].name != NULL) {
+            om_json_set_str(point, "name", points[i].name);
+        }
+        om_json_set_i64(point, "bytes", points[i].bytes);
+        om_json_set_f64(point, "bpw", points[i].bpw);
+        om_json_set_f64(point, "nats", points[i].nats);
+        om_json_push(array, point);
+    }
+    return array;
+}
