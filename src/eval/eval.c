@@ -1,0 +1,164 @@
+/* The verb: options -> reference (running or stored) -> judgement -> eval.json and text for people.
+ */
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "eval/evaluation_json.h"
+#include "eval/judge.h"
+#include "eval/reference.h"
+#include "optimum.h"
+
+/* ---- text for people ---- */
+
+static void add_speed(om_buf *b, const om_evaluation *e) {
+    char memory[32];
+    if (!(e->prefill_tok_s > 0.0)) {
+        return;
+    }
+    om_buf_printf(b, "speed      prefill %.1f tok/s, decode %.1f tok/s, first token after %.3f s\n",
+                  e->prefill_tok_s, e->decode_tok_s, e->ttft_s);
+    om_buf_printf(b, "memory     %s while running, on %s\n",
+                  om_format_bytes(memory, (double) e->peak_memory_bytes, false), e->device);
+}
+
+static char *describe(const om_evaluation *e) {
+    om_buf b = { 0 };
+    char size[32];
+    om_buf_printf(&b, "%s\n", e->model_path);
+    om_buf_printf(&b, "KLD        %.6f ± %.6f nats a token (median %.6f, p99 %.6f, max %.6f)\n",
+                  e->kld_mean, e->kld_stderr, e->kld_median, e->kld_p99, e->kld_max);
+    om_buf_printf(&b, "perplexity %.4f ± %.4f, reference %.4f, ratio %.5f\n", e->ppl, e->ppl_stderr,
+                  e->ppl_reference, e->ppl_reference > 0.0 ? e->ppl / e->ppl_reference : 0.0);
+    om_buf_printf(&b, "same top-1 %.2f %%\n", 100.0 * e->top1_agreement);
+    om_buf_printf(&b, "size       %s, %.3f bits per weight\n",
+                  om_format_bytes(size, (double) e->file_bytes, false), e->bpw);
+    add_speed(&b, e);
+    om_buf_printf(&b, "scored     %lld tokens (%s), %d windows of %d\n", (long long) e->tokens,
+                  e->score, e->n_chunks, e->n_ctx);
+    return om_buf_take(&b);
+}
+
+static om_status fill_result(om_result *out, const om_evaluation *e, om_error *err) {
+    om_json *doc = om_evaluation_to_json(e);
+    om_result r = { .json = doc != NULL ? om_json_dump(doc) : NULL, .text = describe(e) };
+    om_json_free(doc);
+    if (r.json == NULL || r.text == NULL) {
+        om_result_release(&r);
+        return om_fail_nomem(err, 4096);
+    }
+    *out = r;
+    return OM_OK;
+}
+
+/* Only the reference file was asked for. */
+static om_status fill_reference_result(om_result *out, const om_reference *ref, const char *path,
+                                       om_error *err) {
+    const om_windows *w = om_reference_windows(ref);
+    const int64_t bytes = om_file_size(path);
+    char size[32];
+    om_buf b = { 0 };
+    om_json *doc = om_json_new_document("optimum.reference/1");
+    om_json_set_str(doc, "path", path);
+    om_json_set_str(doc, "model_sha256", om_reference_sha256(ref));
+    om_json_set_str(doc, "text_sha256", w->sha256);
+    om_json_set_i64(doc, "n_ctx", w->n_tokens);
+    om_json_set_i64(doc, "n_chunks", w->n_windows);
+    om_json_set_i64(doc, "bytes", bytes);
+    om_buf_printf(&b, "reference file %s: %s, %d windows of %d tokens\n", path,
+                  om_format_bytes(size, (double) bytes, false), w->n_windows, w->n_tokens);
+    om_result r = { .json = om_json_dump(doc), .text = om_buf_take(&b) };
+    om_json_free(doc);
+    if (r.json == NULL || r.text == NULL) {
+        om_result_release(&r);
+        return om_fail_nomem(err, 4096);
+    }
+    *out = r;
+    return OM_OK;
+}
+
+/* ---- the verb ---- */
+
+static om_status check_options(const om_eval_options *o, om_error *err) {
+    int first;
+    if (o->reference == NULL) {
+        return om_fail(err, OM_E_ARG,
+                       "no reference: give the full-precision GGUF or a reference file "
+                       "(--reference FILE)");
+    }
+    if (o->model == NULL && o->reference_out == NULL) {
+        return om_fail(err, OM_E_ARG, "nothing to do: give a model, or --reference-out FILE");
+    }
+    if (o->n_ctx < 0 || o->n_ctx > 1 << 20 || o->n_chunks < 0) {
+        return om_fail(err, OM_E_ARG,
+                       "expected a context of 2 to 1048576 tokens and at least one chunk, found "
+                       "%d and %d",
+                       o->n_ctx, o->n_chunks);
+    }
+    return om_score_start(&first, o->score, o->n_ctx > 0 ? o->n_ctx : 512, err);
+}
+
+/* Replace the running reference by the file it wrote; keep it running when it cannot be stored. */
+static om_status store_reference(om_reference **ref, om_reference_options *ro,
+                                 const om_eval_options *o, const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    bool refused = false;
+    char why[256];
+    if (om_reference_is_file(*ref)) {
+        return om_fail(err, OM_E_ARG,
+                       "%s is a reference file already: copy it instead of "
+                       "--reference-out",
+                       o->reference);
+    }
+    OM_TRY(om_reference_write(&refused, why, *ref, o->reference_out, env, err));
+    if (refused) {
+        if (o->model == NULL) {
+            return om_fail(err, OM_E_UNSUPPORTED, "%s", why);
+        }
+        om_log(env, OM_LOG_WARN, "%s", why);
+        goto out;
+    }
+    om_reference_free(*ref);
+    *ref = NULL;
+    ro->path = o->reference_out;
+    OM_TRY(om_reference_open(ref, ro, env, err));
+out:
+    return status;
+}
+
+om_status om_eval(om_result *out, const om_eval_options *o, const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    om_reference *ref = NULL;
+    om_evaluation e;
+    OM_TRY(check_options(o, err));
+    om_reference_options ro = { .path = o->reference,
+                                .text = o->text,
+                                .n_ctx = o->n_ctx,
+                                .n_chunks = o->n_chunks,
+                                .n_gpu_layers = o->n_gpu_layers,
+                                .hidden = o->reference_out != NULL };
+    OM_TRY(om_reference_open(&ref, &ro, env, err));
+    if (o->reference_out != NULL) {
+        OM_TRY(store_reference(&ref, &ro, o, env, err));
+    }
+    if (o->model == NULL) {
+        OM_TRY(fill_reference_result(out, ref, o->reference_out, err));
+        goto out;
+    }
+    const om_judge_options jo = { .score = o->score,
+                                  .n_gpu_layers = o->n_gpu_layers,
+                                  .speed = !o->no_speed };
+    OM_TRY(om_judge(&e, ref, o->model, &jo, env, err));
+    if (o->out != NULL) {
+        OM_TRY(om_evaluation_write(&e, o->out, err));
+    }
+    OM_TRY(fill_result(out, &e, err));
+out:
+    om_reference_free(ref);
+    if (status != OM_OK) {
+        om_error_context(err, "eval");
+    }
+    return status;
+}

@@ -1,0 +1,177 @@
+/* eval.json: om_evaluation <-> JSON. Schema in docs/formats.md. */
+#include "eval/evaluation.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/mem.h"
+#include "eval/evaluation_json.h"
+
+static const char schema[] = "optimum.eval/1";
+
+/* ---- writing ---- */
+
+static om_json *file_object(const char *path, const char *sha256) {
+    om_json *o = om_json_object();
+    om_json_set_str(o, "path", path);
+    om_json_set_str(o, "sha256", sha256);
+    return o;
+}
+
+static om_json *kld_object(const om_evaluation *e) {
+    om_json *o = om_json_object();
+    om_json_set_f64(o, "mean", e->kld_mean);
+    om_json_set_f64(o, "stderr", e->kld_stderr);
+    om_json_set_f64(o, "median", e->kld_median);
+    om_json_set_f64(o, "p99", e->kld_p99);
+    om_json_set_f64(o, "max", e->kld_max);
+    return o;
+}
+
+static om_json *speed_object(const om_evaluation *e) {
+    om_json *o = om_json_object();
+    om_json_set_str(o, "device", e->device);
+    om_json_set_f64(o, "prefill_tok_s", e->prefill_tok_s);
+    om_json_set_f64(o, "decode_tok_s", e->decode_tok_s);
+    om_json_set_f64(o, "ttft_s", e->ttft_s);
+    return o;
+}
+
+om_json *om_evaluation_to_json(const om_evaluation *e) {
+    om_json *doc = om_json_new_document(schema);
+    om_json *text = om_json_object();
+    om_json_set_str(text, "sha256", e->text_sha256);
+    om_json_set(doc, "model", file_object(e->model_path, e->model_sha256));
+    om_json_set(doc, "reference", file_object(e->reference_path, e->reference_sha256));
+    om_json_set(doc, "text", text);
+    om_json_set_str(doc, "label", e->label);
+    om_json_set_str(doc, "score", e->score);
+    om_json_set_i64(doc, "n_ctx", e->n_ctx);
+    om_json_set_i64(doc, "n_chunks", e->n_chunks);
+    om_json_set_i64(doc, "tokens", e->tokens);
+    om_json_set_f64(doc, "ppl", e->ppl);
+    om_json_set_f64(doc, "ppl_stderr", e->ppl_stderr);
+    om_json_set_f64(doc, "ppl_reference", e->ppl_reference);
+    om_json_set(doc, "kld", kld_object(e));
+    om_json_set_f64(doc, "top1_agreement", e->top1_agreement);
+    om_json_set_i64(doc, "file_bytes", e->file_bytes);
+    om_json_set_f64(doc, "bpw", e->bpw);
+    om_json_set(doc, "speed", speed_object(e));
+    om_json_set_i64(doc, "peak_memory_bytes", e->peak_memory_bytes);
+    return doc;
+}
+
+om_status om_evaluation_write(const om_evaluation *e, const char *path, om_error *err) {
+    om_json *doc = om_evaluation_to_json(e);
+    const om_status status = om_json_save(doc, path, err);
+    om_json_free(doc);
+    return status;
+}
+
+/* ---- reading ---- */
+
+static om_status get_str(char *out, size_t size, const om_node *parent, const char *key,
+                         om_error *err) {
+    om_status status = OM_OK;
+    const char *s;
+    OM_TRY(om_node_str(&s, parent, key, err));
+    if (strlen(s) >= size) {
+        return om_node_fail(err, parent, "%s: expected less than %zu bytes, found %zu", key, size,
+                            strlen(s));
+    }
+    snprintf(out, size, "%s", s);
+out:
+    return status;
+}
+
+static om_status get_int(int *out, const om_node *parent, const char *key, om_error *err) {
+    int64_t v = 0;
+    const om_status status = om_node_i64(&v, parent, key, 0, INT32_MAX, err);
+    *out = (int) v;
+    return status;
+}
+
+/* A number that cannot be negative; null (not finite when written) reads as 0. */
+static om_status get_amount(double *out, const om_node *parent, const char *key, om_error *err) {
+    om_status status = OM_OK;
+    if (!om_node_has(parent, key)) {
+        *out = 0.0;
+        return OM_OK;
+    }
+    OM_TRY(om_node_f64(out, parent, key, err));
+    if (*out < 0.0) {
+        return om_node_fail(err, parent, "%s: expected a number that is not negative, found %g",
+                            key, *out);
+    }
+out:
+    return status;
+}
+
+static om_status get_file(char path[1024], char sha256[65], const om_node *root, const char *key,
+                          om_error *err) {
+    om_status status = OM_OK;
+    om_node file;
+    OM_TRY(om_node_object(&file, root, key, err));
+    OM_TRY(get_str(path, 1024, &file, "path", err));
+    OM_TRY(get_str(sha256, 65, &file, "sha256", err));
+out:
+    return status;
+}
+
+static om_status get_numbers(om_evaluation *e, const om_node *root, om_error *err) {
+    om_status status = OM_OK;
+    om_node kld, speed;
+    OM_TRY(get_int(&e->n_ctx, root, "n_ctx", err));
+    OM_TRY(get_int(&e->n_chunks, root, "n_chunks", err));
+    OM_TRY(om_node_i64(&e->tokens, root, "tokens", 0, INT64_MAX, err));
+    OM_TRY(get_amount(&e->ppl, root, "ppl", err));
+    OM_TRY(get_amount(&e->ppl_stderr, root, "ppl_stderr", err));
+    OM_TRY(get_amount(&e->ppl_reference, root, "ppl_reference", err));
+    OM_TRY(om_node_object(&kld, root, "kld", err));
+    OM_TRY(get_amount(&e->kld_mean, &kld, "mean", err));
+    OM_TRY(get_amount(&e->kld_stderr, &kld, "stderr", err));
+    OM_TRY(get_amount(&e->kld_median, &kld, "median", err));
+    OM_TRY(get_amount(&e->kld_p99, &kld, "p99", err));
+    OM_TRY(get_amount(&e->kld_max, &kld, "max", err));
+    OM_TRY(get_amount(&e->top1_agreement, root, "top1_agreement", err));
+    OM_TRY(om_node_i64(&e->file_bytes, root, "file_bytes", 0, INT64_MAX, err));
+    OM_TRY(get_amount(&e->bpw, root, "bpw", err));
+    OM_TRY(om_node_object(&speed, root, "speed", err));
+    OM_TRY(get_str(e->device, sizeof(e->device), &speed, "device", err));
+    OM_TRY(get_amount(&e->prefill_tok_s, &speed, "prefill_tok_s", err));
+    OM_TRY(get_amount(&e->decode_tok_s, &speed, "decode_tok_s", err));
+    OM_TRY(get_amount(&e->ttft_s, &speed, "ttft_s", err));
+    OM_TRY(om_node_i64(&e->peak_memory_bytes, root, "peak_memory_bytes", 0, INT64_MAX, err));
+out:
+    return status;
+}
+
+om_status om_evaluation_read(om_evaluation **out, const char *path, om_error *err) {
+    om_status status = OM_OK;
+    om_json *doc = NULL;
+    om_evaluation *e = om_calloc(1, sizeof(*e));
+    if (e == NULL) {
+        return om_fail_nomem(err, sizeof(*e));
+    }
+    OM_TRY(om_json_load(&doc, path, schema, err));
+    const om_node root = om_node_root(doc, path);
+    om_node text;
+    OM_TRY(get_file(e->model_path, e->model_sha256, &root, "model", err));
+    OM_TRY(get_file(e->reference_path, e->reference_sha256, &root, "reference", err));
+    OM_TRY(om_node_object(&text, &root, "text", err));
+    OM_TRY(get_str(e->text_sha256, sizeof(e->text_sha256), &text, "sha256", err));
+    OM_TRY(get_str(e->label, sizeof(e->label), &root, "label", err));
+    OM_TRY(get_str(e->score, sizeof(e->score), &root, "score", err));
+    OM_TRY(get_numbers(e, &root, err));
+    *out = e;
+    e = NULL;
+out:
+    om_json_free(doc);
+    om_evaluation_free(e);
+    return status;
+}
+
+void om_evaluation_free(om_evaluation *e) {
+    om_free(e);
+}

@@ -1,0 +1,204 @@
+/* Model and reference side by side, block by block -> om_evaluation.
+ *
+ * Position i of a window predicts token i + 1, so the last position is never computed. Score "all"
+ * takes positions 0 .. T-2 (T-1 a window); "second-half" is llama-perplexity's rule, positions T/2
+ * .. T-2, where every prediction has at least half a window to look back on.
+ */
+#include "eval/judge.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "eval/metrics.h"
+#include "eval/runtime.h"
+#include "eval/speed.h"
+#include "model/gguf.h"
+
+om_status om_score_start(int *first, const char *score, int n_ctx, om_error *err) {
+    if (score == NULL || strcmp(score, "all") == 0) {
+        *first = 0;
+        return OM_OK;
+    }
+    if (strcmp(score, "second-half") == 0) {
+        *first = n_ctx / 2;
+        if (n_ctx - *first - 1 < 1) {
+            return om_fail(err, OM_E_ARG, "a context of %d tokens has no second half to score",
+                           n_ctx);
+        }
+        return OM_OK;
+    }
+    return om_fail(err, OM_E_ARG, "expected the score \"all\" or \"second-half\", found \"%s\"",
+                   score);
+}
+
+typedef struct judging {
+    om_reference *ref;
+    om_runtime *model;
+    const om_windows *windows;
+    om_pool *pool;
+    om_tally tally;
+    int first; /* scored from this position on */
+    int n_vocab;
+} judging;
+
+static om_status non_finite(om_error *err, const judging *j, int window, int pos, bool reference) {
+    *err = (om_error){ 0 };
+    return om_fail(err, OM_E_NUMERIC,
+                   "%s gives logits that are not finite in window %d at position %d; the file is "
+                   "damaged or its types do not suit it",
+                   reference ? "the reference" : "the model", window + 1,
+                   pos < j->windows->n_tokens ? pos : 0);
+}
+
+static bool row_is_finite(const float *row, int n_vocab) {
+    for (int i = 0; i < n_vocab; i++) {
+        if (!(row[i] - row[i] == 0.0f)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static om_status judge_block(judging *j, int window, int pos, int n, om_error *err) {
+    om_status status = OM_OK;
+    const int32_t *tokens = j->windows->tokens + (int64_t) window * j->windows->n_tokens + pos;
+    int first_out = j->first > pos ? j->first - pos : 0;
+    first_out = first_out < n ? first_out : n;
+    const float *ref_rows, *rows;
+    OM_TRY(om_runtime_decode(j->model, tokens, n, pos, first_out, err));
+    OM_TRY(om_reference_rows(&ref_rows, j->ref, window, pos, n, first_out, err));
+    if (first_out == n) {
+        goto out;
+    }
+    rows = om_runtime_logits(j->model);
+    if (rows == NULL) {
+        status = om_fail(err, OM_E_INTERNAL, "the model gave no logits");
+        goto out;
+    }
+    int64_t bad = 0;
+    status = om_tally_rows(&j->tally, &bad, ref_rows, rows, tokens + first_out + 1, n - first_out,
+                           j->n_vocab, j->pool, err);
+    if (status == OM_E_NUMERIC) {
+        const bool reference = !row_is_finite(ref_rows + bad * j->n_vocab, j->n_vocab);
+        status = non_finite(err, j, window, pos + first_out + (int) bad, reference);
+    }
+out:
+    return status;
+}
+
+static om_status judge_window(judging *j, int window, om_error *err) {
+    om_status status = OM_OK;
+    const int n_rows = j->windows->n_tokens - 1, n_block = om_reference_n_block(j->ref);
+    for (int pos = 0; pos < n_rows; pos += n_block) {
+        const int n = n_rows - pos < n_block ? n_rows - pos : n_block;
+        OM_TRY(judge_block(j, window, pos, n, err));
+    }
+out:
+    return status;
+}
+
+static om_status check_vocabulary(const judging *j, om_error *err) {
+    const int n = om_runtime_n_vocab(j->model);
+    if (n != om_reference_n_vocab(j->ref)) {
+        return om_fail(err, OM_E_MISMATCH,
+                       "the model has a vocabulary of %d tokens, the reference of %d; give the "
+                       "full-precision file of the same model as reference",
+                       n, om_reference_n_vocab(j->ref));
+    }
+    if (om_runtime_vocab_hash(j->model) != om_reference_vocab_hash(j->ref)) {
+        return om_fail(err, OM_E_MISMATCH,
+                       "the tokenizer of the model is not the reference's; give the full-precision "
+                       "file of the same model as reference");
+    }
+    return OM_OK;
+}
+
+static void fill(om_evaluation *e, judging *j, const char *score) {
+    const om_summary s = om_tally_summary(&j->tally);
+    const om_windows *w = j->windows;
+    snprintf(e->reference_path, sizeof(e->reference_path), "%s", om_reference_path(j->ref));
+    memcpy(e->reference_sha256, om_reference_sha256(j->ref), sizeof(e->reference_sha256));
+    memcpy(e->text_sha256, w->sha256, sizeof(e->text_sha256));
+    snprintf(e->score, sizeof(e->score), "%s", score != NULL ? score : "all");
+    snprintf(e->device, sizeof(e->device), "%s", om_runtime_device(j->model));
+    e->n_ctx = w->n_tokens;
+    e->n_chunks = w->n_windows;
+    e->tokens = s.tokens;
+    e->ppl = s.ppl;
+    e->ppl_stderr = s.ppl_stderr;
+    e->ppl_reference = s.ppl_ref;
+    e->kld_mean = s.kld_mean;
+    e->kld_stderr = s.kld_stderr;
+    e->kld_median = s.kld_median;
+    e->kld_p99 = s.kld_p99;
+    e->kld_max = s.kld_max;
+    e->top1_agreement = s.top1_agreement;
+}
+
+om_status om_judge_runtime(om_evaluation *out, om_reference *ref, om_runtime *model,
+                           const om_judge_options *o, const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    judging j = { .ref = ref,
+                  .model = model,
+                  .windows = om_reference_windows(ref),
+                  .n_vocab = om_reference_n_vocab(ref) };
+    OM_TRY(om_score_start(&j.first, o->score, j.windows->n_tokens, err));
+    OM_TRY(check_vocabulary(&j, err));
+    j.pool = om_pool_new(om_n_threads(env));
+    for (int i = 0; i < j.windows->n_windows; i++) {
+        OM_TRY(om_check_cancel(env, err));
+        OM_TRY(judge_window(&j, i, err));
+        if (!o->quiet) {
+            om_progress(env, "eval", i + 1, j.windows->n_windows, "windows");
+        }
+    }
+    fill(out, &j, o->score);
+out:
+    om_pool_free(j.pool);
+    om_tally_release(&j.tally);
+    return status;
+}
+
+static om_status describe_file(om_evaluation *e, const om_model *model, bool no_hash,
+                               const om_env *env, om_error *err) {
+    const int64_t params = om_model_params(model);
+    snprintf(e->model_path, sizeof(e->model_path), "%s", om_model_path(model));
+    e->file_bytes = om_model_file_bytes(model);
+    e->bpw = params > 0 ? (double) e->file_bytes * 8.0 / (double) params : 0.0;
+    memset(e->model_sha256, '0', 64);
+    return no_hash ? OM_OK : om_model_sha256(e->model_sha256, model, env, err);
+}
+
+om_status om_judge(om_evaluation *out, om_reference *ref, const char *model_path,
+                   const om_judge_options *o, const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    om_model *model = NULL;
+    om_runtime *runtime = NULL;
+    om_evaluation e = { 0 };
+    const om_windows *w = om_reference_windows(ref);
+    const om_runtime_options run = { .n_gpu_layers = o->n_gpu_layers,
+                                     .n_ctx = w->n_tokens,
+                                     .n_block = om_reference_n_block(ref),
+                                     .f32_kv = o->exact,
+                                     .extra_bufts = !o->exact };
+    OM_TRY(om_model_open(&model, model_path, err));
+    OM_TRY(describe_file(&e, model, o->no_hash, env, err));
+    if (o->speed) {
+        om_speed speed;
+        OM_TRY(om_speed_measure(&speed, model_path, o->n_gpu_layers, w->tokens, w->n_tokens, env,
+                                err));
+        e.prefill_tok_s = speed.prefill_tok_s;
+        e.decode_tok_s = speed.decode_tok_s;
+        e.ttft_s = speed.ttft_s;
+        e.peak_memory_bytes = speed.memory_bytes;
+    }
+    OM_TRY(om_runtime_open(&runtime, model_path, &run, env, err));
+    OM_TRY(om_judge_runtime(&e, ref, runtime, o, env, err));
+    *out = e;
+out:
+    om_runtime_free(runtime);
+    om_model_free(model);
+    return status;
+}

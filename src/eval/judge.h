@@ -1,0 +1,41 @@
+/* One model against an open reference: the library form of `optimum eval`. */
+#ifndef OM_EVAL_JUDGE_H
+#define OM_EVAL_JUDGE_H
+
+#include <stdbool.h>
+
+#include "base/error.h"
+#include "eval/evaluation.h"
+#include "eval/reference.h"
+
+typedef struct om_judge_options {
+    const char *score; /* NULL or "all"; "second-half" */
+    int n_gpu_layers;
+    bool exact;   /* F32 cache, plain kernels: for F32 files, to see the weights' effect alone */
+    bool speed;   /* also time prefill and decode and measure memory */
+    bool no_hash; /* do not read the model for its SHA-256 (64 zeros then) */
+    bool quiet;   /* no progress */
+} om_judge_options;
+
+/** Score a GGUF. *out is filled (label stays empty); outs untouched on failure.
+ *
+ *  Errors: OM_E_MISMATCH (another vocabulary), OM_E_NUMERIC (logits not finite, with window and
+ *  position), OM_E_ARG (unknown score), OM_E_CANCELLED, those of om_runtime_open.
+ *  Cost: loads the model mapped; one forward pass over the windows; memory of one block of logits
+ *  for each side.
+ */
+om_status om_judge(om_evaluation *out, om_reference *ref, const char *model_path,
+                   const om_judge_options *options, const om_env *env,
+                   om_error *err) OM_WARN_UNUSED;
+
+struct om_runtime;
+/** The same for a model that is loaded already: fills tokens, perplexities, divergences, top-1, the
+ * reference's and the text's fields, and nothing about the file. */
+om_status om_judge_runtime(om_evaluation *out, om_reference *ref, struct om_runtime *model,
+                           const om_judge_options *options, const om_env *env,
+                           om_error *err) OM_WARN_UNUSED;
+
+/** n_ctx tokens of context, the position from which tokens are scored. Errors: OM_E_ARG. */
+om_status om_score_start(int *first, const char *score, int n_ctx, om_error *err) OM_WARN_UNUSED;
+
+#endif
