@@ -1,0 +1,122 @@
+/* What was run: everything needed to run it again, and to see that it was this. */
+#include "report/sections.h"
+
+#include <string.h>
+
+#include "report/html.h"
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static void open_fact(om_buf *out, const char *name) {
+    om_buf_printf(out, "<dt>%s</dt><dd>", name);
+}
+
+static void close_fact(om_buf *out) {
+    om_buf_puts(out, "</dd>\n");
+}
+
+static void put_digest(om_buf *out, const char *sha256) {
+    om_buf_puts(out, "<code>");
+    om_html_text(out, sha256[0] ? sha256 : "unknown");
+    om_buf_puts(out, "</code>");
+}
+
+static void fact_digest(om_buf *out, const char *name, const char *file, const char *sha256) {
+    open_fact(out, name);
+    if (file[0]) {
+        om_html_text(out, base_name(file));
+        om_buf_puts(out, " ");
+    }
+    put_digest(out, sha256);
+    close_fact(out);
+}
+
+static void facts_profile(om_buf *out, const om_profile *p) {
+    fact_digest(out, "Model", p->model_path, p->model_sha256);
+    fact_digest(out, "Profile", "", p->sha256);
+    open_fact(out, "Method");
+    om_html_text(out, strcmp(p->method, "fisher") == 0
+                          ? "Fisher diagonal, one forward and one backward pass per window"
+                          : p->method);
+    close_fact(out);
+    open_fact(out, "Calibration");
+    om_buf_printf(out, "%d windows of %d tokens, ", p->n_windows, p->window_tokens);
+    om_put_count(out, p->tokens);
+    om_buf_printf(out, " tokens scored, seed %llu", (unsigned long long) p->seed);
+    for (int i = 0; i < p->n_calib; i++) {
+        om_buf_puts(out, "<br>");
+        put_digest(out, p->calib_sha256[i]);
+    }
+    close_fact(out);
+    if (p->stats_sha256[0]) {
+        fact_digest(out, "Statistics", p->stats_path, p->stats_sha256);
+    }
+}
+
+static void facts_allocation(om_buf *out, const om_allocation *a) {
+    fact_digest(out, "Allocation", "", a->sha256);
+    open_fact(out, "Budget");
+    om_html_text(out, a->budget_kind);
+    if (a->budget_bytes > 0) {
+        om_buf_puts(out, ": ");
+        om_put_count(out, a->budget_bytes);
+        om_buf_puts(out, " bytes for the file, used ");
+        om_put_count(out, a->bytes);
+    }
+    close_fact(out);
+    open_fact(out, "Solver");
+    om_html_text(out, a->solver.status[0] ? a->solver.status : "none");
+    om_buf_printf(out, ", gap %.2g, %.2f s; plan ", a->solver.gap, a->solver.seconds);
+    om_html_text(out, a->plan);
+    close_fact(out);
+}
+
+static void facts_evaluation(om_buf *out, const om_evaluation *e) {
+    fact_digest(out, "File measured", e->model_path, e->model_sha256);
+    fact_digest(out, "Reference", e->reference_path, e->reference_sha256);
+    fact_digest(out, "Evaluation text", "", e->text_sha256);
+    open_fact(out, "Evaluation");
+    om_buf_printf(out, "%d chunks of %d tokens, ", e->n_chunks, e->n_ctx);
+    om_put_count(out, e->tokens);
+    om_buf_puts(out, " tokens scored, rule “");
+    om_html_text(out, e->score);
+    om_buf_puts(out, "”");
+    if (e->device[0]) {
+        om_buf_puts(out, ", on ");
+        om_html_text(out, e->device);
+    }
+    if (e->peak_memory_bytes > 0) {
+        om_buf_puts(out, ", peak memory ");
+        om_put_bytes(out, (double) e->peak_memory_bytes);
+    }
+    close_fact(out);
+}
+
+void om_section_facts(om_buf *out, const om_report_input *in) {
+    om_buf_puts(out, "<dl class=\"facts\">\n");
+    open_fact(out, "Tool");
+    om_buf_puts(out, "Optimum " OM_VERSION);
+    close_fact(out);
+    facts_profile(out, in->profile);
+    facts_allocation(out, in->allocation);
+    if (in->eval) {
+        facts_evaluation(out, in->eval);
+        open_fact(out, "Run it");
+        om_buf_puts(out, "<code>llama-server -m ");
+        om_html_text(out, base_name(in->eval->model_path));
+        om_buf_puts(out, "</code>");
+        close_fact(out);
+    }
+    om_buf_puts(out, "</dl>");
+}
+
+void om_section_footer(om_buf *out, const om_report_input *in) {
+    (void) in;
+    om_buf_puts(out, "Written by Optimum " OM_VERSION
+                     ". KLD: mean Kullback–Leibler divergence per token of the quantized model's "
+                     "next-token distribution from the full-precision model's, in nats. Sizes are "
+                     "decimal and count the whole file.");
+}
