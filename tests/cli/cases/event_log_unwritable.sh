@@ -1,0 +1,1 @@
+"$OPTIMUM" inspect m.gguf --log-json no/such/folder/events

@@ -1,0 +1,2 @@
+[ -c /dev/full ] || exit 77
+"$OPTIMUM" version >/dev/full || echo "exit code $?"

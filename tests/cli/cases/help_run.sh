@@ -1,0 +1,1 @@
+"$OPTIMUM" run --help

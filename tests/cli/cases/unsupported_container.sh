@@ -1,0 +1,1 @@
+"$OPTIMUM" run m.gguf --size 20MB -o out --to mlx

@@ -1,0 +1,1 @@
+"$OPTIMUM" version && "$OPTIMUM" --version
