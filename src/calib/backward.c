@@ -380,7 +380,8 @@ om_status om_backward(om_tape *tape, float *logits_grad, om_fisher *fisher, floa
     w.uses_left = om_calloc((size_t) fisher->n_weights, sizeof(int));
     if (!w.uses_left || !first_need || tape->n_nodes == 0) {
         om_compute_release(tape->compute, logits_grad);
-        status = om_fail(err, OM_E_INTERNAL, "nothing was recorded");
+        status = tape->n_nodes == 0 ? om_fail(err, OM_E_INTERNAL, "nothing was recorded")
+                                    : om_fail_nomem(err, (size_t) tape->n_saved * sizeof(int));
         goto out;
     }
     count_last_needs(tape, first_need);

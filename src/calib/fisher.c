@@ -53,9 +53,10 @@ om_status om_fisher_new(om_fisher **out, const om_model *model, om_error *err) {
         w->rows = om_calloc((size_t) w->n_out, sizeof(double));
         w->cols = om_calloc((size_t) w->n_in, sizeof(double));
         w->in_sum2 = om_calloc((size_t) w->n_in, sizeof(double));
+        w->seen = om_calloc((size_t) w->n_out, sizeof(double));
         s->by_name[f->n_weights] = f->n_weights;
         f->n_weights++;
-        if (!w->rows || !w->cols || !w->in_sum2) {
+        if (!w->rows || !w->cols || !w->in_sum2 || !w->seen) {
             status = om_fail_nomem(err, (size_t) (w->n_out + 2 * w->n_in) * sizeof(double));
             goto out;
         }
@@ -77,6 +78,7 @@ void om_fisher_free(om_fisher *f) {
         om_free(f->weights[i].rows);
         om_free(f->weights[i].cols);
         om_free(f->weights[i].in_sum2);
+        om_free(f->weights[i].seen);
     }
     om_free(f->weights);
     om_free(((struct sorted *) f)->by_name);
@@ -323,6 +325,10 @@ om_status om_fisher_accumulate(om_fisher *f, int weight, om_compute *c, float *g
             input_args a = { w, &w->uses[u] };
             om_compute_parallel(c, w->n_in, 64, input_squares, &a);
             w->count += (double) w->uses[u].n_tokens;
+            continue;
+        }
+        for (int64_t t = 0; t < w->uses[u].n_tokens; t++) {
+            w->seen[w->uses[u].rows[t]] += 1;
         }
     }
     for (int64_t first = 0; first < w->n_out; first += s.block) {
@@ -356,9 +362,9 @@ out:
  * -----------------------------------------------------------------------------------------------------
  */
 
-/* "OMCK" version key done, then per weight: count, rows, cols, in_sum2 as native doubles (a
+/* "OMCK" version key done, then per weight: count, rows, cols, in_sum2, seen as native doubles (a
  * checkpoint never leaves the machine), then the SHA-256 of all before. */
-static const char magic[8] = "OMCK001";
+static const char magic[8] = "OMCK002";
 
 static om_status put(om_buf *b, const void *data, size_t n) {
     om_buf_add(b, data, n);
@@ -379,6 +385,7 @@ om_status om_fisher_save(const om_fisher *f, const char *path, const char key[65
         (void) put(&b, w->rows, (size_t) w->n_out * sizeof(double));
         (void) put(&b, w->cols, (size_t) w->n_in * sizeof(double));
         (void) put(&b, w->in_sum2, (size_t) w->n_in * sizeof(double));
+        (void) put(&b, w->seen, (size_t) w->n_out * sizeof(double));
     }
     if (b.failed) {
         status = om_fail_nomem(err, b.len);
@@ -405,7 +412,7 @@ om_status om_fisher_load(om_fisher *f, int *done, const char *path, const char k
     }
     size_t expect = sizeof magic + 65 + sizeof *done + 65;
     for (int i = 0; i < f->n_weights; i++) {
-        expect += (size_t) (1 + f->weights[i].n_out + 2 * f->weights[i].n_in) * sizeof(double);
+        expect += (size_t) (1 + 2 * f->weights[i].n_out + 2 * f->weights[i].n_in) * sizeof(double);
     }
     char *data;
     size_t size;
@@ -431,6 +438,7 @@ om_status om_fisher_load(om_fisher *f, int *done, const char *path, const char k
                 take(w->rows, &p, (size_t) w->n_out * sizeof(double));
                 take(w->cols, &p, (size_t) w->n_in * sizeof(double));
                 take(w->in_sum2, &p, (size_t) w->n_in * sizeof(double));
+                take(w->seen, &p, (size_t) w->n_out * sizeof(double));
             }
         }
     }

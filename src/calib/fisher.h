@@ -28,6 +28,7 @@ typedef struct om_fisher_weight {
     double *rows;    /* [n_out] sum over windows and columns of G∘G */
     double *cols;    /* [n_in] sum over windows and rows of G∘G */
     double *in_sum2; /* [n_in] sum over tokens of x² */
+    double *seen;    /* [n_out] times a row was looked up (embeddings) */
     double count;    /* tokens in in_sum2; 0: never the matrix of a product */
     om_weight_use uses[OM_MAX_USES];
     int n_uses; /* in the window at hand */

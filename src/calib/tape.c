@@ -54,7 +54,13 @@ static bool ensure_slots(om_tape *t) {
     t->n_slots = 1 << 16; /* graphs have a few thousand tensors */
     t->root_slots = om_calloc((size_t) t->n_slots, sizeof(int));
     t->saved_slots = om_calloc((size_t) t->n_slots, sizeof(int));
-    return t->root_slots && t->saved_slots;
+    if (!t->root_slots || !t->saved_slots) { /* both or none */
+        om_free(t->root_slots);
+        om_free(t->saved_slots);
+        t->root_slots = t->saved_slots = NULL;
+        return false;
+    }
+    return true;
 }
 
 void om_tape_reset(om_tape *t) {

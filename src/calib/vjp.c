@@ -48,33 +48,34 @@ static void binary_grad0(void *ctx, int64_t first, int64_t last, int worker) {
     }
 }
 
-/* Gradient of the repeated source: one thread, fixed order; rarely wanted (gates, MoE weights). */
-static void binary_grad1(const binary_args *b) {
+/* What output rows add to the gradient of source 1, which repeats over its row's columns. */
+static void binary_grad1(void *ctx, int64_t first, int64_t last, int worker) {
+    (void) worker;
+    const binary_args *b = ctx;
     const om_vjp_args *a = b->a;
     const int64_t n = a->dst.ne[0], n1 = a->src[1].ne[0];
-    memset(a->grad[1], 0, (size_t) om_array_size(&a->src[1]) * sizeof(float));
     om_array grad = a->src[1];
     grad.data = a->grad[1];
-    for (int64_t row = 0; row < om_array_rows(&a->dst); row++) {
-        const float *g = a->g + row * n;
+    for (int64_t row = first; row < last; row++) {
         float *d = (float *) (uintptr_t) row_of(&grad, &a->dst, row);
-        const float *x = a->src[0].data ? a->src[0].data + row * n : NULL;
         const float *y = a->src[1].data ? row_of(&a->src[1], &a->dst, row) : NULL;
-        for (int64_t i = 0; i < n; i++) {
-            const int64_t j = i % n1;
-            switch ((int) b->op) {
-            case GGML_OP_ADD:
-                d[j] += g[i];
-                break;
-            case GGML_OP_SUB:
-                d[j] -= g[i];
-                break;
-            case GGML_OP_MUL:
-                d[j] += g[i] * x[i];
-                break;
-            default: /* DIV */
-                d[j] -= g[i] * x[i] / (y[j] * y[j]);
-                break;
+        for (int64_t i0 = row * n; i0 < (row + 1) * n; i0 += n1) {
+            const float *g = a->g + i0, *x = a->src[0].data ? a->src[0].data + i0 : NULL;
+            for (int64_t j = 0; j < n1; j++) {
+                switch ((int) b->op) {
+                case GGML_OP_ADD:
+                    d[j] += g[j];
+                    break;
+                case GGML_OP_SUB:
+                    d[j] -= g[j];
+                    break;
+                case GGML_OP_MUL:
+                    d[j] += g[j] * x[j];
+                    break;
+                default: /* DIV */
+                    d[j] -= g[j] * x[j] / (y[j] * y[j]);
+                    break;
+                }
             }
         }
     }
@@ -86,7 +87,13 @@ static om_status binary(om_compute *c, const om_vjp_args *a, enum ggml_op op) {
         om_compute_parallel(c, om_array_rows(&a->dst), 16, binary_grad0, &b);
     }
     if (a->grad[1]) {
-        binary_grad1(&b);
+        memset(a->grad[1], 0, (size_t) om_array_size(&a->src[1]) * sizeof(float));
+        const int64_t rows = om_array_rows(&a->dst);
+        if (om_array_rows(&a->src[1]) == rows) { /* residual streams: every row has its own */
+            om_compute_parallel(c, rows, 16, binary_grad1, &b);
+        } else { /* rows share a sum: one thread, fixed order; rarely wanted (MoE weights) */
+            binary_grad1(&b, 0, rows, 0);
+        }
     }
     return OM_OK;
 }

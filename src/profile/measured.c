@@ -27,6 +27,7 @@ typedef struct lab {
     om_editable *model;
     om_compute *compute;
     om_fisher *weights;
+    const om_stats *stats;
     candidate *candidates;
     int n_candidates;
     om_map cache;
@@ -126,16 +127,13 @@ static void quantize_rows(void *ctx, int64_t first, int64_t last, int worker) {
 }
 
 static om_status quantize_candidate(const candidate *c, unsigned char *out, float *importance,
-                                    om_pool *pool, const om_fisher *weights, om_error *err) {
+                                    om_pool *pool, const om_stats *stats, om_error *err) {
     const int64_t n_in = c->tensor->ne[0];
     const int n_workers = om_pool_size(pool);
-    const om_fisher_weight *w = &weights->weights[c->weight];
+    const om_tensor_stats *t = om_stats_find(stats, c->tensor->name);
     quantize_args a = { .c = c, .out = out };
     om_status status = OM_OK;
-    for (int64_t j = 0; j < n_in && w->count > 0; j++) {
-        importance[j] = (float) w->in_sum2[j] / (float) w->count;
-        a.importance = importance;
-    }
+    a.importance = t && om_stats_importance(importance, t, 0) ? importance : NULL;
     a.rows = om_calloc((size_t) n_workers, (size_t) n_in * sizeof(float));
     a.status = om_calloc((size_t) n_workers, sizeof *a.status);
     a.errors = om_calloc((size_t) n_workers, sizeof *a.errors);
@@ -190,7 +188,7 @@ static om_status quantize_all(lab *l, const char *path, const om_env *env, om_er
     for (int i = 0; i < l->n_candidates; i++) {
         OM_TRY(om_check_cancel(env, err));
         om_progress(env, "candidates", i, l->n_candidates, "tensors × types");
-        OM_TRY(quantize_candidate(&l->candidates[i], bytes, importance, l->pool, l->weights, err));
+        OM_TRY(quantize_candidate(&l->candidates[i], bytes, importance, l->pool, l->stats, err));
         OM_TRY(om_atomic_write(&file, bytes, (size_t) l->candidates[i].choice->bytes, err));
     }
     OM_TRY(om_atomic_commit(&file, err));
@@ -307,11 +305,12 @@ static om_status load_sums(lab *l, int *done, const om_measured_options *o, om_e
  */
 
 static om_status open_lab(lab *l, om_profile *p, const om_model *model, om_fisher *weights,
-                          const om_windows *w, const om_measured_options *o, const om_env *env,
-                          om_error *err) {
+                          const om_stats *stats, const om_windows *w, const om_measured_options *o,
+                          const om_env *env, om_error *err) {
     om_status status = OM_OK;
     om_buf path = { 0 };
     l->weights = weights;
+    l->stats = stats;
     l->pool = om_pool_new(om_n_threads(env));
     OM_TRY(list_candidates(l, p, model, err));
     om_buf_printf(&path, "%s.cache", o->checkpoint);
@@ -349,12 +348,12 @@ static void state_measured_cost(const lab *l, const om_model *model, int windows
 }
 
 om_status om_measured_fill(om_profile *p, const om_model *model, om_fisher *weights,
-                           const om_windows *w, const om_measured_options *o, const om_env *env,
-                           om_error *err) {
+                           const om_stats *stats, const om_windows *w, const om_measured_options *o,
+                           const om_env *env, om_error *err) {
     om_status status = OM_OK;
     lab l = { 0 };
     int done = 0;
-    OM_TRY(open_lab(&l, p, model, weights, w, o, env, err));
+    OM_TRY(open_lab(&l, p, model, weights, stats, w, o, env, err));
     OM_TRY(load_sums(&l, &done, o, err));
     state_measured_cost(&l, model, w->n_windows - done, env);
     const double per_window = l.n_candidates, total = per_window * w->n_windows;

@@ -11,6 +11,7 @@
 #include "calib/fisher.h"
 #include "model/tokens.h"
 #include "profile/profile.h"
+#include "profile/stats.h"
 
 typedef struct om_measured_options {
     const char *model_path;
@@ -29,7 +30,8 @@ om_status om_measured_moments(om_fisher *weights, const om_windows *windows, con
  * rounds the dequantized weights once more to its own type; a warning says so. Errors: OM_E_LIMIT
  * (disk), OM_E_CANCELLED (the checkpoint is current), OM_E_NUMERIC. */
 om_status om_measured_fill(om_profile *p, const om_model *model, om_fisher *weights,
-                           const om_windows *windows, const om_measured_options *options,
-                           const om_env *env, om_error *err) OM_WARN_UNUSED;
+                           const om_stats *stats, const om_windows *windows,
+                           const om_measured_options *options, const om_env *env,
+                           om_error *err) OM_WARN_UNUSED;
 
 #endif

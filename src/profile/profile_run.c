@@ -69,16 +69,35 @@ static om_status read_windows(om_windows *w, const om_profile_options *o, const 
  * ------------------------------------------------------------------------------------------------------
  */
 
-/* An embedding that is only looked up has no matrix input; within a row its error counts by the
+/* An embedding that is only looked up. It has no matrix input; within a row its error counts by the
  * column marginals, so these, scaled to a mean of one, take the place of E[x²] (method.md eq. 4).
- */
-static void embedding_importance(om_tensor_stats *t, const om_fisher_weight *w) {
-    double mean = 0;
+ * And tokens that the text never used will be used: what rows seen once add to F is what another
+ * text of this length would add to rows unseen so far (Good & Turing), so the unseen rows share
+ * that. */
+static void finish_embedding(om_tensor_stats *t, const om_fisher_weight *w) {
+    double mean = 0, once = 0, unseen = 0, total = 0;
+    for (int64_t i = 0; i < w->n_out; i++) {
+        once += w->seen[i] > 0.5 && w->seen[i] < 1.5 ? w->rows[i] : 0;
+        unseen += w->seen[i] > 0.5 ? 0 : 1;
+        total += w->rows[i];
+    }
+    for (int64_t i = 0; i < w->n_out && unseen > 0; i++) {
+        t->rows[i] += w->seen[i] > 0.5 ? 0 : (float) (once / unseen);
+    }
+    const double more = unseen > 0 && total > 0 ? 1 + once / total : 1;
+    t->total *= more;
     for (int64_t j = 0; j < w->n_in; j++) {
         mean += w->cols[j] / (double) w->n_in;
+        t->cols[j] = (float) (w->cols[j] * more);
+    }
+    if (mean <= 0) { /* no gradient was taken (method measured): round without importance */
+        om_free(t->in_sum2);
+        om_free(t->counts);
+        t->in_sum2 = t->counts = NULL;
+        return;
     }
     for (int64_t j = 0; j < w->n_in; j++) {
-        t->in_sum2[j] = mean > 0 ? (float) (w->cols[j] / mean) : 1.0F;
+        t->in_sum2[j] = (float) (w->cols[j] / mean);
     }
     t->counts[0] = 1.0F;
 }
@@ -105,7 +124,7 @@ static om_status fill_tensor_stats(om_tensor_stats *t, const om_fisher_weight *w
     }
     t->counts[0] = (float) w->count;
     if (w->count <= 0) {
-        embedding_importance(t, w);
+        finish_embedding(t, w);
     }
     return OM_OK;
 }
@@ -380,6 +399,25 @@ static void job_release(job *j) {
     om_profile_free(j->p);
 }
 
+/* Every tensor that may be quantized must be one that is measured: leaving some as they are without
+ * a word would waste the budget. */
+static om_status check_tensors(const om_model *model, const om_fisher *f, om_error *err) {
+    for (int i = 0; i < om_model_n_tensors(model); i++) {
+        const om_tensor *t = om_model_tensor(model, i);
+        if (t->may_quantize && om_fisher_find(f, t->name) < 0) {
+            return om_fail(
+                err, OM_E_UNSUPPORTED,
+                "%s is a stack of matrices (%s): mixture-of-experts models cannot be profiled "
+                "yet; use a dense model",
+                t->name, om_model_arch(model));
+        }
+    }
+    return f->n_weights > 0
+               ? OM_OK
+               : om_fail(err, OM_E_UNSUPPORTED, "%s holds no tensor that may be quantized",
+                         om_model_path(model));
+}
+
 static om_status job_open(job *j, om_error *err) {
     om_status status = OM_OK;
     const om_profile_options *o = j->o;
@@ -395,9 +433,7 @@ static om_status job_open(job *j, om_error *err) {
     OM_TRY(read_windows(&j->windows, o, j->env, err));
     OM_TRY(describe_calibration(j->p, &j->windows, o, err));
     OM_TRY(om_fisher_new(&j->fisher, j->model, err));
-    if (j->fisher->n_weights == 0) {
-        return om_fail(err, OM_E_UNSUPPORTED, "%s holds no tensor that may be quantized", o->model);
-    }
+    OM_TRY(check_tensors(j->model, j->fisher, err));
     work_key(j->key, j->p, &j->windows, o->types);
 out:
     return status;
@@ -437,7 +473,7 @@ om_status om_profile_run(om_result *out, const om_profile_options *o, const om_e
     const double start = om_now_s();
     if (measured) {
         const om_measured_options m = { o->model, j.checkpoint, j.key, o->restart };
-        OM_TRY(om_measured_fill(j.p, j.model, j.fisher, &j.windows, &m, env, err));
+        OM_TRY(om_measured_fill(j.p, j.model, j.fisher, j.stats, &j.windows, &m, env, err));
     } else {
         OM_TRY(predict_costs(j.p, j.model, j.stats, env, err));
     }

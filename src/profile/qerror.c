@@ -109,23 +109,24 @@ static void choose_rows(sample *s, const double *energy, const om_tensor_stats *
     for (int64_t i = 0; i < n_out; i++) {
         total += energy[i];
     }
-    /* Rows whose expected number of draws exceeds one are certain; what they take changes the step
-     * for the rest. */
-    for (int pass = 0; pass < 32; pass++) {
+    /* Rows whose expected number of draws is one or more are certain. What they take lowers the
+     * step for the rest, so the set only grows; it is complete when it stops growing, or when
+     * nothing is left to draw. */
+    for (;;) {
         double rest = 0;
         int64_t now = 0;
         for (int64_t i = 0; i < n_out; i++) {
-            if (pass > 0 && energy[i] >= step) {
+            if (step > 0 && energy[i] >= step) {
                 now++;
             } else {
                 rest += energy[i];
             }
         }
-        if (pass > 0 && now == certain) {
+        if ((step > 0 && now == certain) || rest <= 0 || now >= want) {
             break;
         }
         certain = now;
-        step = want > certain ? rest / (double) (want - certain) : HUGE_VAL;
+        step = rest / (double) (want - certain);
     }
     om_rng rng = om_rng_at(seed, om_hash_name(name));
     double at = om_rng_f64(&rng) * step, sum = 0;

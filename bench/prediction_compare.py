@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""How well a profile predicts the truth of prediction_truth.py: Spearman's rank correlation inside each type and the
+median of predicted / measured.
+
+    prediction_compare.py PROFILE.json TRUTH.json [--floor 0]
+
+Pairs whose measured divergence is below --floor nats are left out of the ratio (never of the ranks).
+"""
+import argparse
+import json
+import statistics
+
+
+def ranks(values):
+    order = sorted(range(len(values)), key=values.__getitem__)
+    out = [0.0] * len(values)
+    for rank, i in enumerate(order):
+        out[i] = rank
+    return out
+
+
+def spearman(x, y):
+    a, b = ranks(x), ranks(y)
+    return statistics.correlation(a, b)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("profile")
+    p.add_argument("truth")
+    p.add_argument("--floor", type=float, default=0.0)
+    args = p.parse_args()
+    profile = {t["name"]: t["types"] for t in json.load(open(args.profile))["tensors"]}
+    truth = json.load(open(args.truth))
+    by_type = {}
+    for name, kinds in truth.items():
+        for kind, measured in kinds.items():
+            if kind in profile[name]:
+                by_type.setdefault(kind, []).append((profile[name][kind]["nats"], measured, name))
+    print(f"{'type':8} {'tensors':>7} {'Spearman':>9} {'median ratio':>13} {'10 %':>7} {'90 %':>7} {'sum pred':>10} {'sum meas':>10}")
+    for kind, rows in sorted(by_type.items()):
+        if len(rows) < 5:
+            continue
+        ratio = sorted(p / m for p, m, _ in rows if m > max(args.floor, 0))
+        print(f"{kind:8} {len(rows):7} {spearman([r[0] for r in rows], [r[1] for r in rows]):9.3f} "
+              f"{statistics.median(ratio):13.3f} {ratio[len(ratio) // 10]:7.2f} {ratio[len(ratio) * 9 // 10]:7.2f} "
+              f"{sum(r[0] for r in rows):10.5f} {sum(r[1] for r in rows):10.5f}")
+
+
+if __name__ == "__main__":
+    main()
