@@ -58,6 +58,7 @@ om_status om_forward_open(om_forward **out, const om_forward_setup *setup, om_co
     f->compute = c;
     f->env = env;
     f->n_tokens = setup->n_tokens;
+    f->log.model = model_path;
     om_llama_log_begin(&f->log, env);
     struct llama_model_params p = llama_model_default_params();
     p.n_gpu_layers = 0;
@@ -65,13 +66,17 @@ om_status om_forward_open(om_forward **out, const om_forward_setup *setup, om_co
     p.load_mode = setup->writable ? LLAMA_LOAD_MODE_NONE : LLAMA_LOAD_MODE_MMAP;
     f->model = llama_model_load_from_file(model_path, p);
     if (!f->model) {
-        status = om_fail(err, OM_E_FORMAT, "%s: libllama cannot load this model: %s", model_path,
-                         om_llama_log_reason(&f->log, "no reason given"));
+        status = om_llama_load_failed(&f->log, model_path, err);
         goto out;
     }
+    char arch[64] = "such";
+    (void) llama_model_meta_val_str(f->model, "general.architecture", arch, sizeof arch);
     if (llama_model_has_encoder(f->model) || llama_model_is_recurrent(f->model)) {
-        status = om_fail(err, OM_E_UNSUPPORTED,
-                         "%s: only decoder-only attention models can be profiled", model_path);
+        status =
+            om_fail(err, OM_E_UNSUPPORTED,
+                    "%s: %s models are recurrent or have an encoder; only decoders with attention "
+                    "can be profiled (llama-quantize with a preset takes this one)",
+                    model_path, arch);
         goto out;
     }
     f->n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(f->model));
