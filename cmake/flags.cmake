@@ -9,6 +9,13 @@ set(om_warnings
 target_compile_options(om_options INTERFACE
     $<$<COMPILE_LANGUAGE:C>:${om_warnings};-fno-common;-ffp-contract=off>
     $<$<BOOL:${OPTIMUM_WERROR}>:-Werror>)
+# ggml is built for this processor too (GGML_NATIVE). Contraction is off and no sum is reordered, so wider registers
+# change the speed, not the results.
+include(CheckCCompilerFlag)
+check_c_compiler_flag(-march=native OM_HAS_MARCH_NATIVE)
+if(OPTIMUM_NATIVE AND OM_HAS_MARCH_NATIVE)
+    target_compile_options(om_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-march=native>)
+endif()
 if(OPTIMUM_SANITIZE)
     target_compile_options(om_options INTERFACE
         -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)

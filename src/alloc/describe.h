@@ -19,6 +19,7 @@ void om_describe_allocation(om_buf *out, const om_allocation *a, const om_profil
 /** Adds "slack_bytes", "types" and "costliest" to a document. */
 void om_describe_json(om_json *doc, const om_allocation *a, const om_profile *profile);
 
+/** The sweep as a table for people, and as the array "curve" of optimum.sweep/1 (owned). */
 void om_describe_curve(om_buf *out, const om_curve_point *points, int n);
 om_json *om_curve_json(const om_curve_point *points, int n);
 

@@ -58,6 +58,7 @@ om_status om_problem_build(om_problem *out, const om_profile *profile,
                            const om_problem_options *options, om_error *err) OM_WARN_UNUSED;
 void om_problem_release(om_problem *p); /* accepts a zeroed struct */
 
+/** The options of a group: n_options of them, ascending bytes. Borrowed. */
 static inline const om_option *om_problem_options_of(const om_problem *p, int group) {
     return p->options + p->groups[group].first;
 }

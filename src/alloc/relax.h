@@ -22,6 +22,7 @@ typedef struct om_relax {
     uint64_t used; /* types of pick */
 } om_relax;
 
+/** Prepare the relaxation of p. Borrowed: p. Errors: OM_E_NOMEM. */
 om_status om_relax_init(om_relax *out, const om_problem *p, om_error *err) OM_WARN_UNUSED;
 void om_relax_release(om_relax *r); /* accepts a zeroed struct */
 

@@ -14,6 +14,7 @@ typedef struct om_buf {
     bool failed; /* out of memory somewhere; appends are ignored from then on */
 } om_buf;
 
+/** Append n bytes, a string, formatted text. */
 void om_buf_add(om_buf *b, const char *bytes, size_t n);
 void om_buf_puts(om_buf *b, const char *s);
 void om_buf_printf(om_buf *b, const char *fmt, ...) OM_PRINTF(2, 3);

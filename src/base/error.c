@@ -5,13 +5,16 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
-/* One line whatever the arguments held: file names and library messages may carry newlines. */
+/* One line whatever the arguments held: file names and library messages may carry newlines, and
+ * hostile ones escape sequences for the terminal. */
 static void flatten(char *s) {
     for (; *s != '\0'; s++) {
-        if (*s == '\n' || *s == '\r' || *s == '\t') {
+        const unsigned char c = (unsigned char) *s;
+        if (c < 0x20 || c == 0x7F) {
             *s = ' ';
         }
     }
@@ -76,6 +79,25 @@ om_status om_error_context(om_error *err, const char *fmt, ...) {
         flatten(err->where);
     }
     return err->status;
+}
+
+static void (*_Atomic panic_hook)(const char *line);
+
+void om_panic_hook(void (*hook)(const char *line)) {
+    atomic_store(&panic_hook, hook);
+}
+
+void om_panic(const char *fmt, ...) {
+    void (*hook)(const char *) = atomic_load(&panic_hook);
+    char line[512];
+    if (hook != NULL) {
+        va_list args;
+        va_start(args, fmt);
+        vsnprintf(line, sizeof line, fmt, args);
+        va_end(args);
+        flatten(line);
+        hook(line);
+    }
 }
 
 const char *om_status_name(om_status status) {

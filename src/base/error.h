@@ -37,6 +37,13 @@ om_status om_error_context(om_error *err, const char *fmt, ...) OM_PRINTF(2, 3);
         }                      \
     } while (0)
 
+/** For what cannot be returned: a library under us is about to abort the process. The program gives
+ * a hook that says so and ends the process in its own way; without one, or when the hook returns,
+ * the library aborts. One hook per process, as the libraries' own. */
+void om_panic_hook(void (*hook)(const char *line));
+/** Call the hook with one line (newlines become spaces, long text is cut), if there is one. */
+void om_panic(const char *fmt, ...) OM_PRINTF(1, 2);
+
 /** "format", "infeasible" …: the word for a status in logs and JSON. */
 const char *om_status_name(om_status status);
 

@@ -61,6 +61,7 @@ om_status om_sha256_file(char hex[65], const char *path, const om_env *env,
                          om_error *err) OM_WARN_UNUSED;
 void om_sha256_bytes(char hex[65], const void *data, size_t n);
 
+/** What stands at a path, of any kind. */
 bool om_file_exists(const char *path);
 int64_t om_file_size(const char *path); /* -1: no such file */
 /** Free bytes of the file system that holds `path` (or its directory); -1 unknown. */

@@ -34,6 +34,7 @@ om_status om_json_load(om_json **out, const char *path, const char *schema,
 om_status om_json_parse(om_json **out, const char *text, size_t n, const char *name,
                         const char *schema, om_error *err) OM_WARN_UNUSED;
 
+/** The document itself as a node; `file` is for messages, borrowed. */
 om_node om_node_root(const om_json *doc, const char *file);
 
 /* Required members; the node is filled and refers to `parent`. Wrong type or absent: error with the

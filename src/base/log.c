@@ -47,6 +47,15 @@ double om_now_s(void) {
     return (double) t.tv_sec + (double) t.tv_nsec * 1e-9;
 }
 
+bool om_pacer_due(const om_pacer *p) {
+    return om_now_s() >= p->next_s;
+}
+
+void om_pacer_done(om_pacer *p, double started_s) {
+    const double now = om_now_s(), rest = 50.0 * (now - started_s);
+    p->next_s = now + (rest < 20.0 ? rest : 20.0);
+}
+
 int64_t om_peak_rss_bytes(void) {
     struct rusage usage;
     if (getrusage(RUSAGE_SELF, &usage) != 0) {

@@ -15,6 +15,7 @@ void *om_realloc(void *p, size_t n, size_t size);
  * everything else. */
 void *om_alloc_aligned(size_t bytes);
 
+/** Owned copies (om_free); NULL when memory is short. om_strndup: at most n characters. */
 char *om_strdup(const char *s);
 char *om_strndup(const char *s, size_t n);
 

@@ -8,6 +8,7 @@ typedef struct om_rng {
     uint64_t state;
 } om_rng;
 
+/** The next 64 bits. */
 static inline uint64_t om_rng_u64(om_rng *r) {
     uint64_t z = (r->state += 0x9E3779B97F4A7C15ULL);
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;

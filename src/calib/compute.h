@@ -21,6 +21,7 @@ typedef struct om_array {
     float *data;
 } om_array;
 
+/** Elements, and rows of ne[0] elements. */
 static inline int64_t om_array_size(const om_array *a) {
     return a->ne[0] * a->ne[1] * a->ne[2] * a->ne[3];
 }
@@ -30,6 +31,7 @@ static inline int64_t om_array_rows(const om_array *a) {
 
 typedef struct om_compute om_compute;
 
+/** Start a pool of n_threads (at least one). *out owned. Errors: OM_E_NOMEM. */
 om_status om_compute_new(om_compute **out, int n_threads, om_error *err) OM_WARN_UNUSED;
 void om_compute_free(om_compute *c);
 /** The pool, to be attached to a llama context. Borrowed. */
@@ -78,6 +80,7 @@ om_status om_compute_matmul_packed(om_compute *c, float *out, const om_packed *a
  * n0). */
 void om_compute_transpose_packed(om_compute *c, const om_packed *out, const float *in, int64_t ld);
 
+/** F32 to BF16, rounded to nearest even. */
 static inline uint16_t om_bf16(float x) {
     union {
         float f;

@@ -256,7 +256,8 @@ om_status om_pass_run(om_fisher *f, om_pass_cost *cost, const om_windows *w,
         om_log(env, OM_LOG_INFO, "profile: resuming after %d of %d windows", done, w->n_windows);
     }
     const double start = om_now_s();
-    double saved_at = start;
+    om_pacer pacer = { 0 };
+    int saved = done;
     if (done < w->n_windows) {
         OM_TRY(session_open(&s, f, o->model_path, w->n_tokens, env, err));
         OM_TRY(state_cost(&s, cost, w, done, o, env, err));
@@ -269,10 +270,15 @@ om_status om_pass_run(om_fisher *f, om_pass_cost *cost, const om_windows *w,
             break;
         }
         done = i + 1;
-        if (o->checkpoint && om_now_s() - saved_at > 20) {
+        if (o->checkpoint && om_pacer_due(&pacer)) {
+            const double since = om_now_s();
             OM_TRY(om_fisher_save(f, o->checkpoint, o->key, done, err));
-            saved_at = om_now_s();
+            om_pacer_done(&pacer, since);
+            saved = done;
         }
+    }
+    if (status == OM_OK && o->checkpoint && saved < done) { /* what follows takes time as well */
+        OM_TRY(om_fisher_save(f, o->checkpoint, o->key, done, err));
     }
     if (status == OM_E_CANCELLED && o->checkpoint && done > 0) {
         /* Only the forward pass can be cancelled, so the sums hold whole windows. When the save

@@ -91,9 +91,73 @@ static void install_signals(void) {
             sigaction(stops[i], &action, NULL);
         }
     }
-    /* a reader that goes away must not kill us between two writes: printing reports EPIPE */
+    /* a reader that goes away must not kill us between two writes: printing reports EPIPE; nor
+     * must a limit on the size of files (ulimit -f): writing reports EFBIG */
     action.sa_handler = SIG_IGN;
     sigaction(SIGPIPE, &action, NULL);
+    sigaction(SIGXFSZ, &action, NULL);
+}
+
+/* ---- the end, when nothing can be returned any more ---- */
+
+static void put(const char *text) {
+    const ssize_t written = write(STDERR_FILENO, text, strlen(text));
+    (void) written;
+}
+
+/* One line, no temporary file, exit code 1; async-signal-safe. Of several threads that get here
+ * the first one speaks. */
+static _Noreturn void die(const char *line) {
+    static atomic_flag dying = ATOMIC_FLAG_INIT;
+    while (atomic_flag_test_and_set(&dying)) {
+        (void) pause();
+    }
+    om_atomic_abort_all();
+    put(stderr_is_tty ? "\r\033[Koptimum: error: " : "optimum: error: ");
+    put(line);
+    put("\n");
+    _exit(EXIT_FAILED);
+}
+
+static void on_panic(const char *line) {
+    die(line);
+}
+
+static _Noreturn void on_crash(int signal_number) {
+    switch (signal_number) {
+    case SIGABRT: /* ggml's own assertions come through on_panic */
+        die("a library gave up (abort), most likely because memory is short; free some or use "
+            "smaller windows");
+    case SIGBUS:
+        die("a file that was being read shrank, or its disk failed: was the model replaced while "
+            "optimum was running?");
+    default:
+        die("optimum crashed; if the model loads in llama.cpp, please report this as a bug");
+    }
+}
+
+/* Under a sanitizer its own report says more. */
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+
+static void install_last_words(void) {
+    om_panic_hook(on_panic);
+    /* ggml would start a debugger on an exception that nobody catches */
+    (void) setenv("GGML_NO_BACKTRACE", "1", 0);
+    struct sigaction action = { .sa_handler = on_crash, .sa_flags = (int) SA_RESETHAND };
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGABRT, &action, NULL);
+#if !defined(SANITIZED)
+    static const int crashes[] = { SIGBUS, SIGFPE, SIGILL, SIGSEGV };
+    for (int i = 0; i < OM_COUNT(crashes); i++) {
+        sigaction(crashes[i], &action, NULL);
+    }
+#endif
 }
 
 /* ---- output ---- */
@@ -243,6 +307,7 @@ static int run_command(const om_command *c, int argc, char **argv) {
 int main(int argc, char **argv) {
     om_error err = { 0 };
     install_signals();
+    install_last_words();
     if (argc < 2) {
         (void) om_fail(&err, OM_E_ARG, "a command is missing; 'optimum help' lists the commands");
         return report_error(&err);

@@ -22,6 +22,8 @@ typedef struct om_evaluation {
     int64_t peak_memory_bytes;
 } om_evaluation;
 
+/** Read and check eval.json, or write it atomically. *out owned (om_evaluation_free). Errors: OM_E_IO,
+ * OM_E_FORMAT with the JSON path. */
 om_status om_evaluation_read(om_evaluation **out, const char *path, om_error *err) OM_WARN_UNUSED;
 om_status om_evaluation_write(const om_evaluation *e, const char *path,
                               om_error *err) OM_WARN_UNUSED;

@@ -22,6 +22,7 @@ struct om_runtime {
     struct llama_model *model;
     struct llama_context *ctx;
     const struct llama_vocab *vocab;
+    char *path;
     struct llama_batch batch; /* room for n_block tokens */
     om_env env;
     int n_vocab, n_embd, n_block;
@@ -70,8 +71,7 @@ static om_status load_model(om_runtime *rt, const char *path, const om_runtime_o
         if (wants_to_stop(&rt->env)) {
             return om_fail(err, OM_E_CANCELLED, "cancelled while loading %s", path);
         }
-        return om_fail(err, OM_E_FORMAT, "%s: llama.cpp cannot load this model: %s", path,
-                       om_llama_log_reason(log, "no reason given"));
+        return om_llama_load_failed(log, path, err);
     }
     if (llama_model_has_encoder(rt->model) || !llama_model_has_decoder(rt->model)) {
         return om_fail(err, OM_E_UNSUPPORTED,
@@ -130,8 +130,13 @@ om_status om_runtime_open(om_runtime **out, const char *path, const om_runtime_o
     if (rt == NULL) {
         return om_fail_nomem(err, sizeof(*rt));
     }
-    om_llama_log log = { 0 };
+    om_llama_log log = { .model = path };
     om_llama_log_begin(&log, env);
+    rt->path = om_strdup(path);
+    if (rt->path == NULL) {
+        status = om_fail_nomem(err, strlen(path));
+        goto out;
+    }
     rt->env = env != NULL ? *env : (om_env){ 0 };
     rt->n_block = o->n_block > 0 ? o->n_block : (o->n_ctx < 512 ? o->n_ctx : 512);
     rt->hidden = o->hidden;
@@ -155,7 +160,7 @@ void om_runtime_free(om_runtime *rt) {
     if (rt == NULL) {
         return;
     }
-    om_llama_log log = { 0 };
+    om_llama_log log = { .model = rt->path };
     om_llama_log_begin(&log, &rt->env);
     if (rt->batch.token != NULL) {
         llama_batch_free(rt->batch);
@@ -163,6 +168,7 @@ void om_runtime_free(om_runtime *rt) {
     llama_free(rt->ctx);
     llama_model_free(rt->model);
     om_llama_log_end(&log);
+    om_free(rt->path);
     om_free(rt);
 }
 
@@ -217,7 +223,7 @@ om_status om_runtime_decode(om_runtime *rt, const int32_t *tokens, int n, int po
     }
     rt->n = n;
     rt->first_out = first_out;
-    om_llama_log log = { 0 };
+    om_llama_log log = { .model = rt->path };
     om_llama_log_begin(&log, &rt->env);
     const int result = llama_decode(rt->ctx, *b);
     om_llama_log_end(&log);

@@ -30,6 +30,7 @@ om_status om_runtime_open(om_runtime **out, const char *path, const om_runtime_o
                           const om_env *env, om_error *err) OM_WARN_UNUSED;
 void om_runtime_free(om_runtime *rt);
 
+/** Shape of the loaded model. */
 int om_runtime_n_vocab(const om_runtime *rt);
 int om_runtime_n_embd(const om_runtime *rt); /* width of a hidden state */
 int om_runtime_n_block(const om_runtime *rt);

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "model/gguf_file.h"
+#include "model/llama_log.h"
 #include "model/roles.h"
 
 typedef struct part {
@@ -355,6 +356,7 @@ om_status om_model_open(om_model **out, const char *path, om_error *err) {
     if (m == NULL) {
         return om_fail_nomem(err, sizeof *m);
     }
+    om_llama_catch_abort(); /* whoever opens a model will hand its weights to ggml */
     OM_TRY(open_part(&m->parts[0], path, err));
     OM_TRY(finish_open(out, m, err));
     m = NULL;

@@ -5,7 +5,43 @@
 
 #include <llama.h>
 
+#include "base/error.h"
 #include "base/log.h"
+
+/* The one whose model is being worked on; process-wide like the hooks themselves. */
+static om_llama_log *innermost;
+
+/* "/build/ggml/src/ops.cpp:4132: GGML_ASSERT(eps >= 0.0f) failed": what first, then where. */
+static void on_abort(const char *text) {
+    const size_t n = strcspn(text, " ");
+    const bool placed = n > 2 && text[n - 1] == ':' && text[n] == ' ';
+    size_t from = placed ? n : 0;
+    while (from > 0 && text[from - 1] != '/') {
+        from--;
+    }
+    const char *model = innermost != NULL ? innermost->model : NULL;
+    om_panic("%s%sllama.cpp gave up: %s (%.*s); most likely the file is damaged or its parameters "
+             "contradict each other: download or convert it again",
+             model != NULL ? model : "", model != NULL ? ": " : "", placed ? text + n + 1 : text,
+             placed ? (int) (n - from - 1) : 2, placed ? text + from : "??");
+}
+
+void om_llama_catch_abort(void) {
+    (void) ggml_set_abort_callback(on_abort);
+}
+
+/* "llama_model_load: error loading model: unknown model architecture": the reason is at the end. */
+static const char *skip_stutter(const char *line) {
+    static const char *const noise[] = { "llama_model_load: ", "llama_model_load_from_file_impl: ",
+                                         "error loading model: ", "llama_init_from_model: " };
+    for (int i = 0; i < 4; i++) {
+        const size_t n = strlen(noise[i]);
+        if (strncmp(line, noise[i], n) == 0) {
+            line += n;
+        }
+    }
+    return line;
+}
 
 static void finish_line(om_llama_log *log) {
     if (log->partial[0] == '\0') {
@@ -46,9 +82,12 @@ static void hook(enum ggml_log_level level, const char *text, void *ud) {
 
 void om_llama_log_begin(om_llama_log *log, const om_env *env) {
     ggml_log_callback old = NULL;
+    om_llama_catch_abort();
     llama_log_get(&old, &log->old_ud);
     log->old_hook = (void (*)(void)) old;
     log->env = env;
+    log->outer = innermost;
+    innermost = log;
     log->last_error[0] = log->partial[0] = '\0';
     log->active = true;
     llama_log_set(hook, log);
@@ -59,10 +98,32 @@ void om_llama_log_end(om_llama_log *log) {
         return;
     }
     finish_line(log);
+    innermost = log->outer;
     llama_log_set((ggml_log_callback) log->old_hook, log->old_ud);
     log->active = false;
 }
 
 const char *om_llama_log_reason(const om_llama_log *log, const char *fallback) {
-    return log->last_error[0] != '\0' ? log->last_error : fallback;
+    return log->last_error[0] != '\0' ? skip_stutter(log->last_error) : fallback;
+}
+
+om_status om_llama_load_failed(const om_llama_log *log, const char *path, om_error *err) {
+    static const char *const unknown[] = { "unknown model architecture", "unknown tokenizer",
+                                           "unknown pre-tokenizer",
+                                           "cannot be used as main model" };
+    static const char *const memory[] = { "bad_alloc", "unable to allocate", "failed to allocate",
+                                          "Cannot allocate memory" };
+    const char *reason = om_llama_log_reason(log, "no reason given");
+    for (int i = 0; i < 4; i++) {
+        if (strstr(reason, unknown[i]) != NULL) {
+            return om_fail(err, OM_E_UNSUPPORTED,
+                           "%s: the llama.cpp in this version cannot run this model: %s; try a "
+                           "newer Optimum",
+                           path, reason);
+        }
+        if (strstr(reason, memory[i]) != NULL) {
+            return om_fail(err, OM_E_NOMEM, "%s: memory is short: %s", path, reason);
+        }
+    }
+    return om_fail(err, OM_E_FORMAT, "%s: llama.cpp cannot load this model: %s", path, reason);
 }

@@ -262,6 +262,12 @@ static int64_t guess_compute_bytes(const om_model *model) {
 om_status om_memory_of(om_memory *out, const om_model *model, const om_env *env, om_error *err) {
     const char *arch = om_model_arch(model);
     uint64_t n_layers = om_model_u64(model, "%s.block_count", 0);
+    if (om_model_f64(model, "%s.block_count", -1.0) < 0.0) {
+        return om_fail(err, OM_E_UNSUPPORTED,
+                       "%s: expected a language model, found '%s' without %s.block_count (a vision "
+                       "or audio part, or an adapter?); give the model itself",
+                       om_model_path(model), arch, arch);
+    }
     if (n_layers == 0 || n_layers > MAX_LAYERS) {
         return om_fail(err, OM_E_FORMAT, "%s: expected %s.block_count from 1 to %d, found %llu",
                        om_model_path(model), arch, MAX_LAYERS, (unsigned long long) n_layers);

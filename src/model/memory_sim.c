@@ -41,7 +41,7 @@ static void read_line(void *ud, const char *line) {
 
 bool om_memory_simulate(om_memory_sim *out, const char *path, int n_ctx, const om_env *env) {
     om_memory_sim sim = { 0 };
-    om_llama_log log = { .line = read_line, .ud = &sim };
+    om_llama_log log = { .model = path, .line = read_line, .ud = &sim };
     om_llama_log_begin(&log, env);
     /* The CPU alone, whatever the machine has: the answer goes into profile.json, which must not
      * depend on where it was made. */

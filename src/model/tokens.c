@@ -48,7 +48,7 @@ static om_status read_texts(om_buf *all, const char *const *texts, int n_texts, 
         }
     }
     if (all->len == 0) {
-        return om_fail(err, OM_E_ARG, "expected text to read tokens from, found none");
+        return om_fail(err, OM_E_ARG, "%s: expected text, the file is empty", texts[0]);
     }
     return OM_OK;
 }
@@ -102,6 +102,14 @@ static om_status cut(om_windows *w, const token_list *tokens, const struct llama
     for (int i = 0; w->bos && i < n; i++) {
         w->tokens[(size_t) i * (size_t) n_tokens] = llama_vocab_bos(vocab);
     }
+    for (size_t i = 0; i < (size_t) n * (size_t) n_tokens; i++) {
+        if (w->tokens[i] < 0 || w->tokens[i] >= w->n_vocab) { /* a hostile BOS, for one */
+            return om_fail(err, OM_E_FORMAT,
+                           "the tokenizer gives token %d, the vocabulary has %d; the model is "
+                           "damaged",
+                           (int) w->tokens[i], w->n_vocab);
+        }
+    }
     return OM_OK;
 }
 
@@ -112,13 +120,17 @@ static om_status load_vocab(struct llama_model **out, const char *path, const om
     params.n_gpu_layers = 0;
     struct llama_model *model = llama_model_load_from_file(path, params);
     if (model == NULL) {
-        return om_fail(err, OM_E_UNSUPPORTED, "%s: llama.cpp cannot load its vocabulary: %s", path,
-                       om_llama_log_reason(log, "no reason given"));
+        return om_llama_load_failed(log, path, err);
     }
     *out = model;
-    if (llama_vocab_type(llama_model_get_vocab(model)) == LLAMA_VOCAB_TYPE_NONE) {
+    const enum llama_vocab_type type = llama_vocab_type(llama_model_get_vocab(model));
+    if (type == LLAMA_VOCAB_TYPE_NONE) {
         return om_fail(err, OM_E_UNSUPPORTED, "%s: the model has no vocabulary to tokenize with",
                        path);
+    }
+    /* llama.cpp's tokenizer for it never ends when a byte is no token; RWKV is recurrent anyway */
+    if (type == LLAMA_VOCAB_TYPE_RWKV) {
+        return om_fail(err, OM_E_UNSUPPORTED, "%s: RWKV models are not supported", path);
     }
     return OM_OK;
 }
@@ -131,7 +143,7 @@ om_status om_windows_read(om_windows *out, const char *model_path, const char *c
     token_list tokens = { 0 };
     om_windows w = { 0 };
     struct llama_model *model = NULL;
-    om_llama_log log = { 0 };
+    om_llama_log log = { .model = model_path };
     if (n_tokens < 2 || max_windows < 0) {
         return om_fail(err, OM_E_ARG, "expected windows of at least 2 tokens, found %d", n_tokens);
     }

@@ -36,6 +36,8 @@ typedef struct lab {
     float *row;      /* [n_in] of the widest tensor, one worker */
     int32_t *labels; /* [T] zeros: only the divergence is asked for */
     om_pool *pool;
+    int done[2]; /* windows, and candidates in the next window */
+    om_pacer pacer;
 } lab;
 
 static void lab_close(lab *l) {
@@ -194,6 +196,7 @@ static om_status quantize_all(lab *l, const char *path, const om_env *env, om_er
     OM_TRY(om_atomic_commit(&file, err));
     om_progress(env, "candidates", l->n_candidates, l->n_candidates, "tensors × types");
     OM_TRY(om_map_open(&l->cache, path, err));
+    (void) remove(path); /* the mapping keeps it; nothing is left behind however this ends */
 out:
     om_atomic_abort(&file);
     om_free(bytes);
@@ -242,61 +245,84 @@ static om_status measure_candidate(lab *l, candidate *c, const int32_t *tokens, 
         status = om_tally_rows(&tally, &bad, l->truth, logits, l->labels, n_tokens,
                                om_editable_vocab(l->model), l->pool, err);
     }
-    c->sum += tally.sum_kld;
+    c->sum += status == OM_OK ? tally.sum_kld : 0.0;
     om_tally_release(&tally);
     return status == OM_OK
                ? OM_OK
                : om_error_context(err, "%s in %s", c->tensor->name, c->choice->format->name);
 }
 
-static om_status measure_window(lab *l, const int32_t *tokens, int n_tokens, double done,
-                                double total, const om_env *env, om_error *err) {
-    om_status status = OM_OK;
-    const float *logits;
-    OM_TRY(om_editable_run(&logits, l->model, tokens, false, err));
-    memcpy(l->truth, logits,
-           (size_t) n_tokens * (size_t) om_editable_vocab(l->model) * sizeof(float));
-    for (int i = 0; i < l->n_candidates; i++) {
-        om_progress(env, "measure", done + i, total, "forward passes");
-        OM_TRY(measure_candidate(l, &l->candidates[i], tokens, n_tokens, err));
-    }
-out:
-    return status;
-}
-
-/* ---- checkpoint: key, windows done, sums
+/* ---- checkpoint: key, windows done, candidates done in the next one, sums
  * ------------------------------------------------------------------------------------ */
 
-static om_status save_sums(const lab *l, const om_measured_options *o, int done, om_error *err) {
+static om_status save_sums(lab *l, const om_measured_options *o, om_error *err) {
     om_buf b = { 0 };
+    const double since = om_now_s();
     om_buf_add(&b, o->key, 65);
-    om_buf_add(&b, (const char *) &done, sizeof done);
+    om_buf_add(&b, (const char *) l->done, sizeof l->done);
     for (int i = 0; i < l->n_candidates; i++) {
         om_buf_add(&b, (const char *) &l->candidates[i].sum, sizeof(double));
     }
     om_status status =
         b.failed ? om_fail_nomem(err, b.len) : om_file_write(o->checkpoint, b.data, b.len, err);
     om_buf_release(&b);
+    om_pacer_done(&l->pacer, since);
     return status;
 }
 
-static om_status load_sums(lab *l, int *done, const om_measured_options *o, om_error *err) {
-    const size_t expect = 65 + sizeof *done + (size_t) l->n_candidates * sizeof(double);
+static bool is_plausible(const int done[2], int n_windows, int n_candidates) {
+    return done[0] >= 0 && done[0] <= n_windows && done[1] >= 0 && done[1] <= n_candidates &&
+           (done[0] < n_windows || done[1] == 0);
+}
+
+static om_status load_sums(lab *l, int n_windows, const om_measured_options *o, om_error *err) {
+    const size_t expect = 65 + sizeof l->done + (size_t) l->n_candidates * sizeof(double);
     char *data;
     size_t size;
-    *done = 0;
+    int done[2];
     if (!o->checkpoint || o->restart || om_file_size(o->checkpoint) != (int64_t) expect) {
         return OM_OK;
     }
     om_status status = om_file_read(&data, &size, o->checkpoint, expect, err);
     if (status == OM_OK && memcmp(data, o->key, 65) == 0) {
-        memcpy(done, data + 65, sizeof *done);
-        for (int i = 0; i < l->n_candidates; i++) {
-            memcpy(&l->candidates[i].sum, data + 65 + sizeof *done + (size_t) i * sizeof(double),
+        memcpy(done, data + 65, sizeof done);
+        const bool ok = is_plausible(done, n_windows, l->n_candidates);
+        for (int i = 0; ok && i < l->n_candidates; i++) {
+            memcpy(&l->candidates[i].sum, data + 65 + sizeof done + (size_t) i * sizeof(double),
                    sizeof(double));
+        }
+        if (ok) {
+            memcpy(l->done, done, sizeof done);
         }
     }
     om_free(data);
+    return status;
+}
+
+/* ---- a window
+ * ------------------------------------------------------------------------------------ */
+
+static om_status measure_window(lab *l, const om_windows *w, const om_measured_options *o,
+                                const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    const int32_t *tokens = w->tokens + (int64_t) l->done[0] * w->n_tokens;
+    const double before = (double) l->done[0] * l->n_candidates;
+    const double total = (double) w->n_windows * l->n_candidates;
+    const float *logits;
+    OM_TRY(om_editable_run(&logits, l->model, tokens, false, err));
+    memcpy(l->truth, logits,
+           (size_t) w->n_tokens * (size_t) om_editable_vocab(l->model) * sizeof(float));
+    while (l->done[1] < l->n_candidates) {
+        om_progress(env, "measure", before + l->done[1], total, "forward passes");
+        OM_TRY(measure_candidate(l, &l->candidates[l->done[1]], tokens, w->n_tokens, err));
+        l->done[1]++;
+        if (om_pacer_due(&l->pacer)) {
+            OM_TRY(save_sums(l, o, err));
+        }
+    }
+    l->done[0]++;
+    l->done[1] = 0;
+out:
     return status;
 }
 
@@ -352,17 +378,25 @@ om_status om_measured_fill(om_profile *p, const om_model *model, om_fisher *weig
                            const om_env *env, om_error *err) {
     om_status status = OM_OK;
     lab l = { 0 };
-    int done = 0;
     OM_TRY(open_lab(&l, p, model, weights, stats, w, o, env, err));
-    OM_TRY(load_sums(&l, &done, o, err));
-    state_measured_cost(&l, model, w->n_windows - done, env);
-    const double per_window = l.n_candidates, total = per_window * w->n_windows;
-    while (done < w->n_windows) {
-        const int32_t *tokens = w->tokens + (int64_t) done * w->n_tokens;
-        OM_TRY(measure_window(&l, tokens, w->n_tokens, per_window * done, total, env, err));
-        done++;
-        OM_TRY(save_sums(&l, o, done, err));
+    OM_TRY(load_sums(&l, w->n_windows, o, err));
+    const double done = (double) l.done[0] * l.n_candidates + l.done[1];
+    const double total = (double) w->n_windows * l.n_candidates;
+    if (done > 0) {
+        om_log(env, OM_LOG_INFO, "measure: resuming after %.0f of %.0f forward passes", done, total);
     }
+    state_measured_cost(&l, model, w->n_windows - l.done[0], env);
+    while (status == OM_OK && l.done[0] < w->n_windows) {
+        status = measure_window(&l, w, o, env, err);
+    }
+    if (status == OM_E_CANCELLED) { /* a sum is only added to when its pass is complete */
+        om_error late = { 0 };
+        if (save_sums(&l, o, &late) != OM_OK) {
+            om_log(env, OM_LOG_WARN, "the checkpoint could not be brought up to date: %s",
+                   late.text);
+        }
+    }
+    OM_TRY(status);
     om_progress(env, "measure", total, total, "forward passes");
     for (int i = 0; i < l.n_candidates; i++) {
         const double mean = l.candidates[i].sum / ((double) w->n_windows * w->n_tokens);

@@ -293,10 +293,11 @@ out:
 
 /* Everything the sums depend on; an equal key means equal sums. */
 static void work_key(char key[65], const om_profile *p, const om_windows *w, const char *types) {
-    char text[512];
-    const int n = snprintf(text, sizeof text, "%s/1 %s %s %d %d %llu %.128s", p->method,
+    char text[512], types_key[65];
+    om_sha256_bytes(types_key, types ? types : "", types ? strlen(types) : 0);
+    const int n = snprintf(text, sizeof text, "%s/2 %s %s %d %d %llu %s", p->method,
                            p->model_sha256, w->sha256, w->n_windows, w->n_tokens,
-                           (unsigned long long) p->seed, types ? types : "");
+                           (unsigned long long) p->seed, types_key);
     om_sha256_bytes(key, text, (size_t) n);
 }
 
@@ -439,7 +440,7 @@ out:
     return status;
 }
 
-/* The statistics, in memory and on disk. */
+/* The statistics, in memory. */
 static om_status collect(job *j, bool measured, om_error *err) {
     om_status status = OM_OK;
     const om_profile_options *o = j->o;
@@ -451,12 +452,23 @@ static om_status collect(job *j, bool measured, om_error *err) {
         OM_TRY(om_pass_run(j->fisher, &j->cost, &j->windows, &pass, j->env, err));
     }
     OM_TRY(make_stats(&j->stats, j->fisher, j->p, &j->windows, err));
+out:
+    return status;
+}
+
+/* All files at the very end and profile.json last: a run that is stopped earlier leaves an older
+ * pair of profile and statistics as it was. */
+static om_status save(job *j, bool measured, om_error *err) {
+    om_status status = OM_OK;
+    const om_profile_options *o = j->o;
+    OM_TRY(om_check_cancel(j->env, err));
     OM_TRY(om_stats_write(j->stats, j->stats_path, measured, err));
     if (o->imatrix_out) {
         OM_TRY(om_stats_write(j->stats, o->imatrix_out, true, err));
     }
     snprintf(j->p->stats_path, sizeof j->p->stats_path, "%s", j->stats_path);
     OM_TRY(om_sha256_file(j->p->stats_sha256, j->stats_path, NULL, err));
+    OM_TRY(om_profile_write(j->p, o->out, err));
 out:
     return status;
 }
@@ -478,7 +490,7 @@ om_status om_profile_run(om_result *out, const om_profile_options *o, const om_e
         OM_TRY(predict_costs(j.p, j.model, j.stats, env, err));
     }
     j.costs_s = om_now_s() - start;
-    OM_TRY(om_profile_write(j.p, o->out, err));
+    OM_TRY(save(&j, measured, err));
     OM_TRY(report(out, j.p, o, &j.cost, j.costs_s, err));
     (void) remove(j.checkpoint); /* the work it could save is done */
 out:

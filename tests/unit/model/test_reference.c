@@ -1,5 +1,5 @@
 /* On the reference model, against numbers that stock tools print. Skipped (77) when it is absent:
- * OPTIMUM_SHARED must hold text/ and, as GGUF, models/ref-dense.gguf (or OPTIMUM_MODELS the GGUF).
+ * OPTIMUM_SHARED must hold text/ and, as GGUF, models/ref-dense.gguf (or OPTIMUM_TEST_MODELS the GGUF).
  */
 #include <math.h>
 #include <setjmp.h>
@@ -22,7 +22,7 @@ enum { SKIPPED = 77 };
 static char model_path[4096], valid_path[4096], calib_path[4096];
 
 static bool locate(void) {
-    const char *folder = getenv("OPTIMUM_MODELS"),
+    const char *folder = getenv("OPTIMUM_TEST_MODELS"),
                *shared = om_shared_path("models/ref-dense.gguf");
     if (folder != NULL) {
         snprintf(model_path, sizeof model_path, "%s/ref-dense.gguf", folder);
@@ -69,7 +69,7 @@ static void test_memory(void **state) {
 
 int main(void) {
     if (!locate()) {
-        fprintf(stderr, "skipped: no ref-dense.gguf (OPTIMUM_SHARED, OPTIMUM_MODELS)\n");
+        fprintf(stderr, "skipped: no ref-dense.gguf (OPTIMUM_SHARED, OPTIMUM_TEST_MODELS)\n");
         return SKIPPED;
     }
     const struct CMUnitTest tests[] = {
