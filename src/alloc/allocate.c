@@ -394,6 +394,9 @@ om_status om_allocate(om_result *out, const om_allocate_options *options, const 
                       om_error *err) {
     om_status status = OM_OK;
     job j = { .options = options, .env = env };
+    if (!options->dry_run) {
+        OM_TRY(om_file_check_output(options->out, &options->profile, 1, err));
+    }
     OM_TRY(prepare(&j, err));
     if (options->budget.kind != OM_BUDGET_NONE || has_plan(options)) {
         OM_TRY(make_allocation(&j, err));

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "base/hash_cache.h"
 #include "base/log.h"
 #include "base/mem.h"
 
@@ -293,6 +294,40 @@ static om_status check_target(const char *dir, const char *path, om_error *err) 
     return OM_OK;
 }
 
+static bool is_same_file(const char *a, const char *b) {
+    struct stat x, y;
+    return strcmp(a, b) == 0 ||
+           (stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
+}
+
+om_status om_file_check_output(const char *path, const char *const *inputs, int n_inputs,
+                               om_error *err) {
+    om_status status = OM_OK;
+    if (path == NULL) {
+        return OM_OK;
+    }
+    char *dir = directory_of(path);
+    if (dir == NULL) {
+        return om_fail_nomem(err, strlen(path));
+    }
+    for (int i = 0; i < n_inputs; i++) {
+        if (inputs[i] != NULL && is_same_file(path, inputs[i])) {
+            status = om_fail(err, OM_E_ARG,
+                             "%s would be overwritten, but it is used otherwise as well: write to "
+                             "another name",
+                             inputs[i]);
+            goto out;
+        }
+    }
+    OM_TRY(check_target(dir, path, err));
+    if (access(dir, W_OK | X_OK) != 0) {
+        status = om_fail_errno(err, "cannot write %s: its directory %s", path, dir);
+    }
+out:
+    om_free(dir);
+    return status;
+}
+
 static om_status open_temporary(om_atomic *a, om_error *err) {
     int fd = open(a->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0 && errno == EEXIST) {
@@ -461,6 +496,9 @@ om_status om_sha256_file(char hex[65], const char *path, const om_env *env, om_e
         goto out;
     }
     total = (double) st.st_size;
+    if (om_hash_cache_get(hex, &st)) {
+        goto out;
+    }
     while ((got = read_some(fd, chunk, READ_CHUNK)) > 0) {
         if (EVP_DigestUpdate(ctx, chunk, (size_t) got) != 1) {
             status = om_fail(err, OM_E_INTERNAL, "libcrypto failed to hash %s", path);
@@ -482,6 +520,7 @@ om_status om_sha256_file(char hex[65], const char *path, const om_env *env, om_e
     }
     om_progress(env, "hash", total, total, "bytes");
     hex_of(hex, digest);
+    om_hash_cache_put(hex, &st);
 out:
     if (fd >= 0) {
         close(fd);

@@ -54,8 +54,14 @@ void om_file_fail_at(long n);
 /** The three steps above for text or bytes already in memory. */
 om_status om_file_write(const char *path, const void *data, size_t n, om_error *err) OM_WARN_UNUSED;
 
+/** Before long work: can `path` be written, and is it none of the inputs (the rename would replace
+ * it)? NULLs are skipped. Errors: OM_E_ARG for an input or another output's name, OM_E_IO. */
+om_status om_file_check_output(const char *path, const char *const *inputs, int n_inputs,
+                               om_error *err) OM_WARN_UNUSED;
+
 /** Lower-case hex SHA-256 of a file (65 bytes with NUL). Reports progress "hash" when env != NULL
- * and cancels. Cost: one read of the file. For a split GGUF call it per file and combine with
+ * and cancels. Cost: one read of the file, none when it was hashed before and has not
+ * changed since (hash_cache.h). For a split GGUF call it per file and combine with
  * om_sha256_bytes. */
 om_status om_sha256_file(char hex[65], const char *path, const om_env *env,
                          om_error *err) OM_WARN_UNUSED;

