@@ -34,8 +34,8 @@ typedef struct om_allocation {
     char sha256[65]; /* of allocation.json itself, filled by om_allocation_read */
 } om_allocation;
 
-/** Read and check allocation.json. *out owned (om_allocation_free). Errors: OM_E_IO, OM_E_FORMAT with
- * the JSON path. */
+/** Read and check allocation.json. *out owned (om_allocation_free). Errors: OM_E_IO, OM_E_FORMAT
+ * with the JSON path. */
 om_status om_allocation_read(om_allocation **out, const char *path, om_error *err) OM_WARN_UNUSED;
 /** The same for a document in memory; `name` is for messages. */
 om_status om_allocation_parse(om_allocation **out, const char *text, size_t n, const char *name,

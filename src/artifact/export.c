@@ -169,6 +169,7 @@ om_status om_export(om_result *out, const om_export_options *options, const om_e
     if (options->to != NULL && strcmp(options->to, "llama.cpp") != 0) {
         OM_TRY(om_fail(err, OM_E_ARG, "cannot export to %s; expected llama.cpp", options->to));
     }
+    OM_TRY(om_file_check_output(options->out, &options->allocation, 1, err));
     OM_TRY(om_check_cancel(env, err));
     OM_TRY(om_allocation_read(&a, options->allocation, err));
     OM_TRY(recipe_of(&recipe, a, err));

@@ -106,8 +106,9 @@ out:
     return status;
 }
 
-om_status om_plan_write(double *total_nats, om_plan *plan, const om_gguf_record *record,
-                        const char *path, const om_env *env, om_error *err) {
+om_status om_plan_write(double *total_nats, char sha256[65], om_plan *plan,
+                        const om_gguf_record *record, const char *path, const om_env *env,
+                        om_error *err) {
     om_status status = OM_OK;
     om_rowquant *q = NULL;
     om_atomic file = { 0 };
@@ -125,6 +126,12 @@ om_status om_plan_write(double *total_nats, om_plan *plan, const om_gguf_record 
         final.predicted_nats = total;
         OM_TRY(write_header(&file, plan, &final, err));
     }
+    /* checked under its temporary name: a file that has the right name is right */
+    if (fflush(file.file) != 0) {
+        OM_TRY(om_fail_errno(err, "cannot write %s", path));
+    }
+    OM_TRY(om_plan_verify(plan, file.tmp, record->seed, err));
+    OM_TRY(om_sha256_file(sha256, file.tmp, env, err));
     OM_TRY(om_atomic_commit(&file, err));
     *total_nats = total;
 out:
@@ -138,8 +145,8 @@ out:
 static om_status different(om_error *err, const char *path, const om_plan_item *item,
                            const char *what) {
     return om_fail(err, OM_E_INTERNAL,
-                   "%s was written but %s of %s differs from the plan: do not use the file, and "
-                   "please report this",
+                   "%s: %s of %s is not what was planned, so the file was removed; please report "
+                   "this",
                    path, what, item->tensor->name);
 }
 

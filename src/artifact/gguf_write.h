@@ -4,16 +4,19 @@
 
 #include "artifact/plan.h"
 
-/** Write the GGUF of a plan, atomically; items[].nats are filled.
+/** Write the GGUF of a plan, verify it (om_plan_verify), and only then give it its name;
+ * items[].nats are filled.
  *
  *  total_nats  out; sum over the items, NaN when a quantized tensor has no marginals
+ *  sha256      out; of the file
  *  record      Optimum's record; predicted_nats is replaced by *total_nats when that is known
  *
  *  Errors: as om_rowquant_tensor, OM_E_IO (also: not enough free space, said before any work),
  *          OM_E_CANCELLED. No file and no temporary file is left then.
  *  Cost:   one read of the model; memory: two slabs and 128 KiB per thread. */
-om_status om_plan_write(double *total_nats, om_plan *plan, const om_gguf_record *record,
-                        const char *path, const om_env *env, om_error *err) OM_WARN_UNUSED;
+om_status om_plan_write(double *total_nats, char sha256[65], om_plan *plan,
+                        const om_gguf_record *record, const char *path, const om_env *env,
+                        om_error *err) OM_WARN_UNUSED;
 
 /** Re-open a written file and compare: size, every tensor's name, type, shape, offset and size, and
  * the bytes of one row per tensor, quantized again (row chosen by `seed` and the tensor's name).

@@ -5,13 +5,13 @@
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "artifact/gguf_write.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "model/llama_log.h"
 
 /* ---- inputs ---- */
 
@@ -29,16 +29,16 @@ static om_status check_options(const om_quantize_options *o, om_error *err) {
 }
 
 /* The rename would replace the source, full precision and possibly the only copy. */
-static om_status check_not_source(const om_model *model, const char *out, om_error *err) {
-    struct stat a, b;
+static om_status check_output(const om_quantize_options *o, const om_model *model, om_error *err) {
+    om_status status = OM_OK;
+    const char *const inputs[] = { o->allocation, o->stats, o->imatrix };
     for (int i = 0; i < om_model_n_splits(model); i++) {
         const char *part = om_model_split_path(model, i);
-        if (stat(part, &a) == 0 && stat(out, &b) == 0 && a.st_dev == b.st_dev &&
-            a.st_ino == b.st_ino) {
-            return om_fail(err, OM_E_ARG, "%s is the model itself: write to another name", out);
-        }
+        OM_TRY(om_file_check_output(o->out, &part, 1, err));
     }
-    return OM_OK;
+    OM_TRY(om_file_check_output(o->out, inputs, 3, err));
+out:
+    return status;
 }
 
 /* A path written into allocation.json: as it is, or beside allocation.json when the folder has
@@ -256,15 +256,12 @@ static om_status write_and_check(outcome *r, om_plan *plan, const om_env *env, o
     const om_gguf_record record = record_of(r->allocation);
     const char *path = r->options->out;
 
-    OM_TRY(check_not_source(plan->model, path, err));
     om_log(env, OM_LOG_INFO, "writing %s to %s: about %.0f s with %d threads",
            om_format_bytes(size, (double) plan->file_bytes, false), path,
            ceil(om_plan_seconds(plan, om_n_threads(env))), om_n_threads(env));
     const double start = om_now_s();
     OM_TRY(check_model(model_sha256, plan->model, r->allocation, env, err));
-    OM_TRY(om_plan_write(&r->total_nats, plan, &record, path, env, err));
-    OM_TRY(om_plan_verify(plan, path, r->allocation->seed, err));
-    OM_TRY(om_sha256_file(r->sha256, path, env, err));
+    OM_TRY(om_plan_write(&r->total_nats, r->sha256, plan, &record, path, env, err));
     r->seconds = om_now_s() - start;
 out:
     return status;
@@ -277,19 +274,32 @@ om_status om_quantize(om_result *out, const om_quantize_options *options, const 
     om_model *model = NULL;
     om_stats *stats = NULL;
     om_plan *plan = NULL;
-    char *stats_path = NULL;
+    char *stats_path = NULL, model_sha256[65];
     outcome r = { .options = options, .total_nats = (double) NAN };
 
+    om_llama_log log = { .model = options->model };
+    om_llama_log_begin(&log, env);
     OM_TRY(check_options(options, err));
     OM_TRY(om_allocation_read(&allocation, options->allocation, err));
     OM_TRY(om_model_open(&model, options->model, err));
+    if (!options->dry_run) {
+        OM_TRY(check_output(options, model, err));
+    }
     OM_TRY(load_stats(&stats, &stats_path, options, allocation, env, err));
     OM_TRY(om_plan_make(&plan, model, allocation, stats, err));
     r.plan = plan;
     r.allocation = allocation;
     r.stats = stats;
     r.stats_path = stats_path;
-    OM_TRY(check_size(plan, allocation, err));
+    status = check_size(plan, allocation, err);
+    if (status != OM_OK) { /* sizes are wrong mostly because the model is another one */
+        om_error why = { 0 };
+        if (check_model(model_sha256, model, allocation, env, &why) != OM_OK) {
+            *err = why;
+            status = why.status;
+        }
+        goto out;
+    }
     if (options->dry_run) {
         r.seconds = om_plan_seconds(plan, om_n_threads(env));
     } else {
@@ -305,5 +315,6 @@ out:
     om_free(stats_path);
     om_model_free(model);
     om_allocation_free(allocation);
+    om_llama_log_end(&log);
     return status;
 }

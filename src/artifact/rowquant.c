@@ -264,6 +264,34 @@ out:
     return status;
 }
 
+/* ggml's own validation prints to standard error what it finds, so it is asked only about types
+ * that have scales. */
+static om_status check_plain_rows(const om_tensor *t, int64_t first, int64_t n, om_error *err) {
+    om_status status = OM_OK;
+    float *row = om_calloc((size_t) t->ne[0], sizeof *row);
+    if (row == NULL) {
+        return om_fail_nomem(err, (size_t) t->ne[0] * sizeof *row);
+    }
+    for (int64_t r = first; r < first + n; r++) {
+        OM_TRY(om_tensor_rows_f32(row, t, r, 1, err));
+        const int64_t bad = om_rows_not_finite(row, t->ne[0]);
+        if (bad >= 0) {
+            OM_TRY(om_fail(err, OM_E_NUMERIC,
+                           "%s: row %" PRId64 ", column %" PRId64 " of the source is %g: the "
+                           "model's file is damaged or was converted wrongly",
+                           t->name, r, bad, (double) row[bad]));
+        }
+    }
+out:
+    om_free(row);
+    return status;
+}
+
+static bool is_plain_float(const om_format *f) {
+    return f->ggml_type == GGML_TYPE_F32 || f->ggml_type == GGML_TYPE_F16 ||
+           f->ggml_type == GGML_TYPE_BF16;
+}
+
 /* Copied row by row group: validated and forgotten in the same step, so that one pass over the
  * pages is enough. */
 static om_status copy_tensor(om_rowquant *q, const om_model *model, const om_tensor *t,
@@ -275,8 +303,10 @@ static om_status copy_tensor(om_rowquant *q, const om_model *model, const om_ten
     for (int64_t at = 0; at < t->bytes; at += step) {
         const int64_t n = t->bytes - at < step ? t->bytes - at : step;
         OM_TRY(om_check_cancel(q->env, err));
-        if (!ggml_validate_row_data((enum ggml_type) t->format->ggml_type, t->data + at,
-                                    (size_t) n)) {
+        if (is_plain_float(t->format)) {
+            OM_TRY(check_plain_rows(t, at / row_bytes, n / row_bytes, err));
+        } else if (!ggml_validate_row_data((enum ggml_type) t->format->ggml_type, t->data + at,
+                                           (size_t) n)) {
             OM_TRY(om_fail(err, OM_E_NUMERIC,
                            "%s: NaN or infinity in the source (rows %" PRId64 " and up): the "
                            "model's file is damaged or was converted wrongly",

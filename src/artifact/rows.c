@@ -10,9 +10,10 @@
 #include <math.h>
 #include <string.h>
 
-/* Index of the first value that is not finite, or -1. The sum of x * 0 is 0 exactly when all are
- * finite, and unlike a test per value it vectorizes. */
-static int64_t find_not_finite(const float *x, int64_t n) {
+#include "base/mem.h"
+
+/* The sum of x * 0 is 0 exactly when all are finite, and unlike a test per value it vectorizes. */
+int64_t om_rows_not_finite(const float *x, int64_t n) {
     float lanes[16] = { 0 };
     int64_t i = 0;
     for (; i + 16 <= n; i += 16) {
@@ -77,13 +78,50 @@ om_status om_rows_check(const om_rowquant_job *job, om_error *err) {
     return OM_OK;
 }
 
+/* Could a scale overflow? They are FP16 and at most the largest weight or so; nearly always no. The
+ * bits of floats without sign are ordered as the floats are, and integers vectorize. */
+static bool has_large(const float *x, int64_t n) {
+    const float limit = 10000.0F;
+    uint32_t largest = 0, limit_bits;
+    memcpy(&limit_bits, &limit, sizeof limit_bits);
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bits &= 0x7FFFFFFF;
+        largest = bits > largest ? bits : largest;
+    }
+    return largest > limit_bits;
+}
+
+/* ggml's own validation prints what it finds to standard error, so for large weights the numbers
+ * are looked at first. */
+static om_status check_result(bool *valid, const unsigned char *data, const float *source,
+                              const om_rowquant_job *job, int64_t n, om_error *err) {
+    const int64_t n_in = job->tensor->ne[0], row_bytes = om_format_size(job->to, n_in, 1);
+    *valid = true;
+    if (has_large(source, n * n_in)) {
+        float *row = om_calloc((size_t) n_in, sizeof *row);
+        if (row == NULL) {
+            return om_fail_nomem(err, (size_t) n_in * sizeof *row);
+        }
+        for (int64_t r = 0; r < n && *valid; r++) {
+            dequantize(row, job->to, data + r * row_bytes, n_in);
+            *valid = om_rows_not_finite(row, n_in) < 0;
+        }
+        om_free(row);
+    }
+    *valid = *valid && ggml_validate_row_data((enum ggml_type) job->to->ggml_type, data,
+                                              (size_t) (n * row_bytes));
+    return OM_OK;
+}
+
 om_status om_rows_quantize(unsigned char *out, float *source, const om_rowquant_job *job,
                            int64_t first, int64_t n, om_error *err) {
     const om_tensor *t = job->tensor;
     const enum ggml_type type = (enum ggml_type) job->to->ggml_type;
     om_status status = OM_OK;
     OM_TRY(om_tensor_rows_f32(source, t, first, n, err));
-    const int64_t bad = find_not_finite(source, n * t->ne[0]);
+    const int64_t bad = om_rows_not_finite(source, n * t->ne[0]);
     if (bad >= 0) {
         return om_fail(err, OM_E_NUMERIC,
                        "%s: row %" PRId64 ", column %" PRId64 " of the source is %g: the model's "
@@ -92,8 +130,10 @@ om_status om_rows_quantize(unsigned char *out, float *source, const om_rowquant_
     }
     const float *importance =
         job->importance == NULL ? NULL : job->importance + first / t->ne[1] * t->ne[0];
-    const size_t bytes = ggml_quantize_chunk(type, source, out, 0, n, t->ne[0], importance);
-    if (!ggml_validate_row_data(type, out, bytes)) {
+    (void) ggml_quantize_chunk(type, source, out, 0, n, t->ne[0], importance);
+    bool valid = false;
+    OM_TRY(check_result(&valid, out, source, job, n, err));
+    if (!valid) {
         return om_fail(err, OM_E_NUMERIC,
                        "%s: rows %" PRId64 " to %" PRId64 " do not fit %s (a scale is not finite): "
                        "choose another type for this tensor",

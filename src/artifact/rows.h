@@ -21,6 +21,9 @@ typedef struct om_rowquant_job {
  * needed and missing). Call it before om_rows_quantize: ggml aborts on both. */
 om_status om_rows_check(const om_rowquant_job *job, om_error *err) OM_WARN_UNUSED;
 
+/** Index of the first value that is not finite; -1: none. */
+int64_t om_rows_not_finite(const float *x, int64_t n);
+
 /** Quantize rows [first, first + n), which must lie in one matrix of the stack.
  *
  *  out     [om_format_size(to, ne0, n)] u8

@@ -66,7 +66,9 @@ static const om_opt options[] = {
 static om_status run(om_result *out, void *p, const om_env *env, om_error *err) {
     args *a = p;
     om_status status = OM_OK;
-    OM_TRY(om_budget_from_args(&a->o.budget, &a->budget, true, err));
+    /* presets and uniform plans set their own size, and a curve shows all sizes */
+    const bool required = a->o.plan == NULL && !a->o.sweep;
+    OM_TRY(om_budget_from_args(&a->o.budget, &a->budget, required, err));
     OM_TRY(om_require_gguf(a->to, err));
     a->o.pins = a->pins.items;
     a->o.n_pins = a->pins.n;

@@ -147,8 +147,6 @@ static _Noreturn void on_crash(int signal_number) {
 
 static void install_last_words(void) {
     om_panic_hook(on_panic);
-    /* ggml would start a debugger on an exception that nobody catches */
-    (void) setenv("GGML_NO_BACKTRACE", "1", 0);
     struct sigaction action = { .sa_handler = on_crash, .sa_flags = (int) SA_RESETHAND };
     sigemptyset(&action.sa_mask);
     sigaction(SIGABRT, &action, NULL);

@@ -10,6 +10,7 @@
 #include "eval/judge.h"
 #include "eval/reference.h"
 #include "model/gguf.h"
+#include "model/llama_log.h"
 #include "optimum.h"
 
 /* ---- text for people ---- */
@@ -158,6 +159,8 @@ om_status om_eval(om_result *out, const om_eval_options *o, const om_env *env, o
     om_status status = OM_OK;
     om_reference *ref = NULL;
     om_evaluation e;
+    om_llama_log log = { 0 }; /* ggml speaks outside of libllama's functions as well */
+    om_llama_log_begin(&log, env);
     OM_TRY(check_options(o, err));
     OM_TRY(check_outputs(o, err));
     om_reference_options ro = { .path = o->reference,
@@ -184,6 +187,7 @@ om_status om_eval(om_result *out, const om_eval_options *o, const om_env *env, o
     OM_TRY(fill_result(out, &e, err));
 out:
     om_reference_free(ref);
+    om_llama_log_end(&log);
     if (status == OM_E_NUMERIC) {
         explain_numeric(o, env, err);
     }

@@ -147,15 +147,14 @@ out:
     return status;
 }
 
-om_status om_evaluation_read(om_evaluation **out, const char *path, om_error *err) {
+static om_status from_json(om_evaluation **out, const om_json *doc, const char *name,
+                           om_error *err) {
     om_status status = OM_OK;
-    om_json *doc = NULL;
     om_evaluation *e = om_calloc(1, sizeof(*e));
     if (e == NULL) {
         return om_fail_nomem(err, sizeof(*e));
     }
-    OM_TRY(om_json_load(&doc, path, schema, err));
-    const om_node root = om_node_root(doc, path);
+    const om_node root = om_node_root(doc, name);
     om_node text;
     OM_TRY(get_file(e->model_path, e->model_sha256, &root, "model", err));
     OM_TRY(get_file(e->reference_path, e->reference_sha256, &root, "reference", err));
@@ -167,8 +166,28 @@ om_status om_evaluation_read(om_evaluation **out, const char *path, om_error *er
     *out = e;
     e = NULL;
 out:
-    om_json_free(doc);
     om_evaluation_free(e);
+    return status;
+}
+
+om_status om_evaluation_parse(om_evaluation **out, const char *text, size_t n, const char *name,
+                              om_error *err) {
+    om_status status = OM_OK;
+    om_json *doc = NULL;
+    OM_TRY(om_json_parse(&doc, text, n, name, schema, err));
+    OM_TRY(from_json(out, doc, name, err));
+out:
+    om_json_free(doc);
+    return status;
+}
+
+om_status om_evaluation_read(om_evaluation **out, const char *path, om_error *err) {
+    om_status status = OM_OK;
+    om_json *doc = NULL;
+    OM_TRY(om_json_load(&doc, path, schema, err));
+    OM_TRY(from_json(out, doc, path, err));
+out:
+    om_json_free(doc);
     return status;
 }
 

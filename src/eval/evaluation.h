@@ -22,9 +22,12 @@ typedef struct om_evaluation {
     int64_t peak_memory_bytes;
 } om_evaluation;
 
-/** Read and check eval.json, or write it atomically. *out owned (om_evaluation_free). Errors: OM_E_IO,
- * OM_E_FORMAT with the JSON path. */
+/** Read and check eval.json, or write it atomically. *out owned (om_evaluation_free). Errors:
+ * OM_E_IO, OM_E_FORMAT with the JSON path. */
 om_status om_evaluation_read(om_evaluation **out, const char *path, om_error *err) OM_WARN_UNUSED;
+/** The same for a document in memory; `name` is for messages. */
+om_status om_evaluation_parse(om_evaluation **out, const char *text, size_t n, const char *name,
+                              om_error *err) OM_WARN_UNUSED;
 om_status om_evaluation_write(const om_evaluation *e, const char *path,
                               om_error *err) OM_WARN_UNUSED;
 void om_evaluation_free(om_evaluation *e);

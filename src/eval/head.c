@@ -136,6 +136,12 @@ static om_status place_bias(om_head *h, om_error *err) {
 om_status om_head_new(om_head **out, const om_head_spec *spec, int n_rows, int n_threads,
                       om_error *err) {
     om_status status = OM_OK;
+    const struct ggml_type_traits_cpu *traits =
+        ggml_get_type_traits_cpu((enum ggml_type) spec->format->ggml_type);
+    if (traits->vec_dot == NULL) { /* ggml would call it all the same */
+        return om_fail(err, OM_E_UNSUPPORTED, "ggml cannot multiply with a matrix of type %s",
+                       spec->format->name);
+    }
     om_head *h = om_calloc(1, sizeof(*h));
     if (h == NULL) {
         return om_fail_nomem(err, sizeof(*h));

@@ -191,15 +191,23 @@ static om_status check(om_refile *f, const char *path, om_error *err) {
     return OM_OK;
 }
 
+om_status om_refile_parse(om_refile *out, const om_map *bytes, const char *name, om_error *err) {
+    om_refile f = { .map = *bytes };
+    const om_status status = check(&f, name, err);
+    if (status == OM_OK) {
+        *out = f;
+    }
+    return status;
+}
+
 om_status om_refile_open(om_refile *out, const char *path, om_error *err) {
     om_status status = OM_OK;
-    om_refile f = { 0 };
-    OM_TRY(om_map_open(&f.map, path, err));
-    OM_TRY(check(&f, path, err));
-    *out = f;
+    om_map map = { 0 };
+    OM_TRY(om_map_open(&map, path, err));
+    OM_TRY(om_refile_parse(out, &map, path, err));
     return OM_OK;
 out:
-    om_map_close(&f.map);
+    om_map_close(&map);
     return status;
 }
 

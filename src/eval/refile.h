@@ -38,6 +38,9 @@ bool om_refile_is(const char *path);
 /** Map and check. Errors: OM_E_IO; OM_E_FORMAT (another version, counts that do not fit the file's
  * size, tokens outside of the vocabulary). Close with om_refile_close. */
 om_status om_refile_open(om_refile *out, const char *path, om_error *err) OM_WARN_UNUSED;
+/** The same for bytes in memory, which become the file's map: whoever made them frees them. */
+om_status om_refile_parse(om_refile *out, const om_map *bytes, const char *name,
+                          om_error *err) OM_WARN_UNUSED;
 void om_refile_close(om_refile *f); /* accepts a zeroed struct */
 
 /** Hidden states [T-1-first, C] f32 from position `first` of a window on; borrowed. */

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <ggml-cpu.h>
 #include <ggml.h>
 
 #include "base/buf.h"
@@ -240,7 +241,21 @@ static bool can_dequantize(const om_format *f) {
     return f->ggml_type == GGML_TYPE_F32 || traits->to_float != NULL;
 }
 
-static void fill_tensor(om_tensor *t, const om_gguf_info *info, const om_model *m, int i_part) {
+/* Matrices are there to be multiplied with; in a type that has no such function ggml calls NULL. */
+static om_status check_matrix_type(const om_model *m, const om_tensor *t, int n_dims,
+                                   om_error *err) {
+    if (om_tensor_may_quantize(t->name, n_dims) && !om_tensor_arch_copies(m->arch, t->name) &&
+        ggml_get_type_traits_cpu((enum ggml_type) t->format->ggml_type)->vec_dot == NULL) {
+        return om_fail(err, OM_E_FORMAT,
+                       "%s: tensor %s is %s, a type that llama.cpp cannot multiply with; the file "
+                       "is damaged",
+                       m->parts[t->split].path, t->name, t->format->name);
+    }
+    return OM_OK;
+}
+
+static om_status fill_tensor(om_tensor *t, const om_gguf_info *info, const om_model *m, int i_part,
+                             om_error *err) {
     const part *p = &m->parts[i_part];
     t->name = info->name;
     om_tensor_role(t->role, &t->layer, info->name);
@@ -256,6 +271,7 @@ static void fill_tensor(om_tensor *t, const om_gguf_info *info, const om_model *
     t->split = i_part;
     t->may_quantize = om_tensor_may_quantize(t->name, n_dims) &&
                       !om_tensor_arch_copies(m->arch, t->name) && can_dequantize(t->format);
+    return check_matrix_type(m, t, n_dims, err);
 }
 
 static om_status check_split_tensors(const om_model *m, om_error *err) {
@@ -297,7 +313,10 @@ static om_status list_tensors(om_model *m, om_error *err) {
         const om_gguf_file *file = &m->parts[i].file;
         for (size_t k = 0; k < file->n_infos; k++) {
             om_tensor *t = &m->tensors[m->n_tensors];
-            fill_tensor(t, &file->infos[k], m, i);
+            const om_status status = fill_tensor(t, &file->infos[k], m, i, err);
+            if (status != OM_OK) {
+                return status;
+            }
             m->by_name[m->n_tensors++] = t;
             /* No overflow: every tensor lies in its file on bytes of its own, and no type packs
              * more than 8 weights into a byte. */

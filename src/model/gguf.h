@@ -65,6 +65,10 @@ om_status om_model_sha256(char hex[65], const om_model *model, const om_env *env
  * type. Thread-safe. */
 om_status om_tensor_rows_f32(float *out, const om_tensor *tensor, int64_t first, int64_t n,
                              om_error *err) OM_WARN_UNUSED;
+/** OM_E_NUMERIC that names the first tensor with a NaN or an infinity, OM_OK when there is none.
+ * Cost: one read of the whole model; for explaining a failure. */
+om_status om_model_check_finite(const om_model *model, const om_env *env,
+                                om_error *err) OM_WARN_UNUSED;
 static inline int64_t om_tensor_n_rows(const om_tensor *t) {
     return t->ne[1] * t->ne[2] * t->ne[3];
 }

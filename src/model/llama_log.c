@@ -1,6 +1,7 @@
 /* The process-wide log hook of llama.cpp into om_log, for a while. */
 #include "model/llama_log.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include <llama.h>
@@ -20,21 +21,40 @@ static void on_abort(const char *text) {
         from--;
     }
     const char *model = innermost != NULL ? innermost->model : NULL;
-    om_panic("%s%sllama.cpp gave up: %s (%.*s); most likely the file is damaged or its parameters "
-             "contradict each other: download or convert it again",
-             model != NULL ? model : "", model != NULL ? ": " : "", placed ? text + n + 1 : text,
-             placed ? (int) (n - from - 1) : 2, placed ? text + from : "??");
+    const bool memory = strstr(text, "mem_buffer") != NULL || strstr(text, "alloc") != NULL;
+    om_panic("%s%sllama.cpp gave up: %s (%.*s); most likely %s", model != NULL ? model : "",
+             model != NULL ? ": " : "", placed ? text + n + 1 : text,
+             placed ? (int) (n - from - 1) : 2, placed ? text + from : "??",
+             memory ? "memory is short: free some or use smaller windows"
+                    : "the file is damaged or its parameters contradict each other: download or "
+                      "convert it again");
+}
+
+/* std::set_terminate, by the name that it has in object files on Linux and macOS alike: some of
+ * libllama's functions let exceptions out, and nobody in C can catch them. */
+extern void (*_ZSt13set_terminatePFvvE(void (*handler)(void)))(void);
+
+static void on_exception(void) {
+    const char *model = innermost != NULL ? innermost->model : NULL;
+    om_panic("%s%sllama.cpp gave up (an exception that it does not catch); most likely memory is "
+             "short: free some or use smaller windows",
+             model != NULL ? model : "", model != NULL ? ": " : "");
+    abort();
 }
 
 void om_llama_catch_abort(void) {
     (void) ggml_set_abort_callback(on_abort);
+    (void) _ZSt13set_terminatePFvvE(on_exception);
 }
 
 /* "llama_model_load: error loading model: unknown model architecture": the reason is at the end. */
 static const char *skip_stutter(const char *line) {
-    static const char *const noise[] = { "llama_model_load: ", "llama_model_load_from_file_impl: ",
-                                         "error loading model: ", "llama_init_from_model: " };
-    for (int i = 0; i < 4; i++) {
+    static const char *const noise[] = {
+        "llama_model_load: ",    "llama_model_load_from_file_impl: ",
+        "error loading model: ", "llama_init_from_model: ",
+        "check_tensor_dims: ",   "done_getting_tensors: "
+    };
+    for (int i = 0; i < (int) (sizeof noise / sizeof noise[0]); i++) {
         const size_t n = strlen(noise[i]);
         if (strncmp(line, noise[i], n) == 0) {
             line += n;
@@ -107,12 +127,21 @@ const char *om_llama_log_reason(const om_llama_log *log, const char *fallback) {
     return log->last_error[0] != '\0' ? skip_stutter(log->last_error) : fallback;
 }
 
+bool om_llama_short_of_memory(const om_llama_log *log) {
+    static const char *const words[] = { "bad_alloc", "unable to allocate", "failed to allocate",
+                                         "Cannot allocate memory", "ret = -2" };
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        if (strstr(log->last_error, words[i]) != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
 om_status om_llama_load_failed(const om_llama_log *log, const char *path, om_error *err) {
     static const char *const unknown[] = { "unknown model architecture", "unknown tokenizer",
                                            "unknown pre-tokenizer",
                                            "cannot be used as main model" };
-    static const char *const memory[] = { "bad_alloc", "unable to allocate", "failed to allocate",
-                                          "Cannot allocate memory" };
     const char *reason = om_llama_log_reason(log, "no reason given");
     for (int i = 0; i < 4; i++) {
         if (strstr(reason, unknown[i]) != NULL) {
@@ -121,9 +150,9 @@ om_status om_llama_load_failed(const om_llama_log *log, const char *path, om_err
                            "newer Optimum",
                            path, reason);
         }
-        if (strstr(reason, memory[i]) != NULL) {
-            return om_fail(err, OM_E_NOMEM, "%s: memory is short: %s", path, reason);
-        }
+    }
+    if (om_llama_short_of_memory(log)) {
+        return om_fail(err, OM_E_NOMEM, "%s: memory is short: %s", path, reason);
     }
     return om_fail(err, OM_E_FORMAT, "%s: llama.cpp cannot load this model: %s", path, reason);
 }

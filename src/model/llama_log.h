@@ -37,6 +37,9 @@ void om_llama_log_end(om_llama_log *log);
 om_status om_llama_load_failed(const om_llama_log *log, const char *path,
                                om_error *err) OM_WARN_UNUSED;
 
+/** Does last_error speak of a failed allocation? */
+bool om_llama_short_of_memory(const om_llama_log *log);
+
 /** last_error, or `fallback` when there is none: for messages after a bare failure code. */
 const char *om_llama_log_reason(const om_llama_log *log, const char *fallback);
 

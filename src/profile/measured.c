@@ -252,22 +252,32 @@ static om_status measure_candidate(lab *l, candidate *c, const int32_t *tokens, 
                : om_error_context(err, "%s in %s", c->tensor->name, c->choice->format->name);
 }
 
-/* ---- checkpoint: key, windows done, candidates done in the next one, sums
+/* ---- checkpoint: key, windows done, candidates done in the next one, sums, SHA-256 of all before
  * ------------------------------------------------------------------------------------ */
 
 static om_status save_sums(lab *l, const om_measured_options *o, om_error *err) {
     om_buf b = { 0 };
+    char digest[65];
     const double since = om_now_s();
     om_buf_add(&b, o->key, 65);
     om_buf_add(&b, (const char *) l->done, sizeof l->done);
     for (int i = 0; i < l->n_candidates; i++) {
         om_buf_add(&b, (const char *) &l->candidates[i].sum, sizeof(double));
     }
+    om_sha256_bytes(digest, b.data, b.len);
+    om_buf_add(&b, digest, sizeof digest);
     om_status status =
         b.failed ? om_fail_nomem(err, b.len) : om_file_write(o->checkpoint, b.data, b.len, err);
     om_buf_release(&b);
     om_pacer_done(&l->pacer, since);
     return status;
+}
+
+static bool is_intact(const char *data, size_t size, const char *key) {
+    char digest[65];
+    om_sha256_bytes(digest, data, size - sizeof digest);
+    return memcmp(data, key, 65) == 0 &&
+           memcmp(data + size - sizeof digest, digest, sizeof digest) == 0;
 }
 
 static bool is_plausible(const int done[2], int n_windows, int n_candidates) {
@@ -276,7 +286,7 @@ static bool is_plausible(const int done[2], int n_windows, int n_candidates) {
 }
 
 static om_status load_sums(lab *l, int n_windows, const om_measured_options *o, om_error *err) {
-    const size_t expect = 65 + sizeof l->done + (size_t) l->n_candidates * sizeof(double);
+    const size_t expect = 65 + sizeof l->done + (size_t) l->n_candidates * sizeof(double) + 65;
     char *data;
     size_t size;
     int done[2];
@@ -284,7 +294,7 @@ static om_status load_sums(lab *l, int n_windows, const om_measured_options *o, 
         return OM_OK;
     }
     om_status status = om_file_read(&data, &size, o->checkpoint, expect, err);
-    if (status == OM_OK && memcmp(data, o->key, 65) == 0) {
+    if (status == OM_OK && size == expect && is_intact(data, size, o->key)) {
         memcpy(done, data + 65, sizeof done);
         const bool ok = is_plausible(done, n_windows, l->n_candidates);
         for (int i = 0; ok && i < l->n_candidates; i++) {

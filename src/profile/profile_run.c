@@ -15,6 +15,7 @@
 #include "base/parallel.h"
 #include "calib/pass.h"
 #include "model/candidates.h"
+#include "model/llama_log.h"
 #include "profile/measured.h"
 #include "profile/profile.h"
 #include "profile/qerror.h"
@@ -492,6 +493,8 @@ om_status om_profile_run(om_result *out, const om_profile_options *o, const om_e
                          om_error *err) {
     om_status status = OM_OK;
     job j = { .o = o, .env = env };
+    om_llama_log log = { .model = o->model };
+    om_llama_log_begin(&log, env);
     OM_TRY(check_options(o, err));
     const bool measured = o->method && strcmp(o->method, "measured") == 0;
     OM_TRY(job_open(&j, err));
@@ -517,5 +520,6 @@ out:
         (void) remove(j.checkpoint); /* the same work would fail again */
     }
     job_release(&j);
+    om_llama_log_end(&log);
     return status;
 }

@@ -9,7 +9,7 @@
 #ifndef OM_PROFILE_STATS_H
 #define OM_PROFILE_STATS_H
 
-#include "base/error.h"
+#include "base/file.h"
 
 typedef struct om_tensor_stats {
     char name[64];
@@ -37,6 +37,9 @@ typedef struct om_stats {
  * owned. Errors: OM_E_IO, OM_E_FORMAT, OM_E_NUMERIC (not finite or negative values, with the
  * tensor's name). */
 om_status om_stats_read(om_stats **out, const char *path, om_error *err) OM_WARN_UNUSED;
+/** The same for bytes in memory; `name` is for messages. */
+om_status om_stats_parse(om_stats **out, const om_map *bytes, const char *name,
+                         om_error *err) OM_WARN_UNUSED;
 /** Write atomically; equal statistics give equal bytes. imatrix_only leaves the Fisher marginals
  * out. */
 om_status om_stats_write(const om_stats *s, const char *path, bool imatrix_only,

@@ -334,18 +334,16 @@ out:
     return status;
 }
 
-om_status om_stats_read(om_stats **out, const char *path, om_error *err) {
+om_status om_stats_parse(om_stats **out, const om_map *map, const char *path, om_error *err) {
     om_status status = OM_OK;
-    om_map map = { 0 };
     om_stats *s = om_calloc(1, sizeof *s);
     if (s == NULL) {
         OM_TRY(om_fail_nomem(err, sizeof *s));
     }
-    OM_TRY(om_map_open(&map, path, err));
-    if (map.size >= 4 && memcmp(map.data, "GGUF", 4) == 0) {
-        OM_TRY(read_gguf(s, &map, path, err));
+    if (map->size >= 4 && memcmp(map->data, "GGUF", 4) == 0) {
+        OM_TRY(read_gguf(s, map, path, err));
     } else {
-        OM_TRY(read_legacy(s, &map, path, err));
+        OM_TRY(read_legacy(s, map, path, err));
     }
     if (s->n_tensors == 0) {
         OM_TRY(om_fail(err, OM_E_FORMAT,
@@ -353,11 +351,20 @@ om_status om_stats_read(om_stats **out, const char *path, om_error *err) {
                        "a file of optimum profile or llama-imatrix",
                        path));
     }
-    OM_TRY(om_sha256_file(s->sha256, path, NULL, err));
+    om_sha256_bytes(s->sha256, map->data, map->size);
     *out = s;
     s = NULL;
 out:
-    om_map_close(&map);
     om_stats_free(s);
+    return status;
+}
+
+om_status om_stats_read(om_stats **out, const char *path, om_error *err) {
+    om_map map = { 0 };
+    om_status status = om_map_open(&map, path, err);
+    if (status == OM_OK) {
+        status = om_stats_parse(out, &map, path, err);
+    }
+    om_map_close(&map);
     return status;
 }

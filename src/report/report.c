@@ -117,6 +117,10 @@ om_status om_report(om_result *out, const om_report_options *options, const om_e
         OM_TRY(
             om_fail(err, OM_E_ARG, "a report needs a profile, an allocation and an output file"));
     }
+    const char *const inputs[] = { options->profile, options->allocation, options->eval,
+                                   options->sweep };
+    OM_TRY(om_file_check_output(options->out, inputs, 4, err));
+    OM_TRY(om_file_check_output(options->out, options->baselines, options->n_baselines, err));
     OM_TRY(om_report_input_read(&in, options, err));
     OM_TRY(om_check_cancel(env, err));
     OM_TRY(fill_template(&html, &in, err));

@@ -112,6 +112,10 @@ om_status om_run_texts_make(om_run_texts *out, const om_run_options *o, om_error
                        "text, or --eval-text FILE",
                        calib.len + eval.len));
     }
+    if (t.held_out) {
+        OM_TRY(om_file_check_output(t.calib[0], o->calib, o->n_calib, err));
+        OM_TRY(om_file_check_output(t.eval, o->calib, o->n_calib, err));
+    }
     if (t.built_in || t.held_out) {
         OM_TRY(write_if_new(t.calib[0], &calib, err));
     }

@@ -1,20 +1,28 @@
-/* Models for the robustness tests: writes tiny ones, and damages copies of them where a shell
- * cannot.
+/* Models for the robustness tests: writes tiny ones, and damages copies where a shell cannot.
  *
- *   robust_tool write OUT [NAME=VALUE]...     arch, type (f32, bf16, q4_0), layers, embd, ff, head,
- * head_kv, expert, vocab, tied, no_bos robust_tool edit IN OUT [OP]...           u32:KEY=V
- * f32:KEY=V  str:KEY=V  drop:KEY   metadata fill:TENSOR=V   every value (nan, inf, 0 …)
- *                                             row:TENSOR=V    the first row
- *                                             one:TENSOR=V    the last value
- *                                             remove:TENSOR   rename:OLD=NEW   add:TENSOR (a copy
- * of the first) robust_tool flip FILE OFFSET BIT          in place
+ *   robust_tool write OUT [NAME=VALUE]...   arch, type (f32, bf16 ...), layers, embd, ff, head,
+ *                                           head_kv, expert, vocab, tied, no_bos
+ *   robust_tool edit IN OUT [OP]...
+ *       u32:KEY=V  f32:KEY=V  str:KEY=V  drop:KEY     metadata
+ *       fill:TENSOR=V  row:TENSOR=V  one:TENSOR=V     all values, the first row, the last value
+ *       type:TENSOR=TYPE                              all values zero
+ *       remove:TENSOR  rename:OLD=NEW  new:TENSOR=N0[xN1]    (F32, all values 0.01)
+ *   robust_tool flip FILE OFFSET BIT        in place
+ *   robust_tool signal NUMBER MS [after FILE] COMMAND...   run, send the signal after MS
+ * milliseconds (once FILE exists); exit code as a shell gives it, 124 when it takes more than 2 s
+ * to end
  *
- * Reads and writes with ggml's own functions, so that the damage is what another tool would make.
+ * Reads and writes with ggml's own functions: the damage is what another tool would make.
  */
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <ggml.h>
 #include <gguf.h>
@@ -91,6 +99,7 @@ static void write_model(const char *path, char **args, int n) {
 typedef struct model {
     struct gguf_context *gguf;
     struct ggml_context *ctx;
+    struct ggml_context *more;                /* tensors that were added */
     struct ggml_tensor *tensors[MAX_TENSORS]; /* in file order */
     int n;
 } model;
@@ -179,11 +188,22 @@ static void edit_table(model *m, const char *op, char *arg) {
     } else if (strcmp(op, "rename") == 0) {
         const char *to = split(arg);
         ggml_set_name(m->tensors[find(m, arg)], to);
-    } else if (strcmp(op, "add") == 0) {
-        static struct ggml_tensor copy; /* outside of the context: it holds no room for more */
-        copy = *m->tensors[0];
-        ggml_set_name(&copy, arg);
-        m->tensors[m->n++] = &copy;
+    } else if (strcmp(op, "type") == 0) {
+        const enum ggml_type type = type_by_name(split(arg));
+        struct ggml_tensor **t = &m->tensors[find(m, arg)];
+        *t = ggml_new_tensor(m->more, type, ggml_n_dims(*t), (*t)->ne);
+        ggml_set_name(*t, arg);
+        memset((*t)->data, 0, ggml_nbytes(*t));
+    } else if (strcmp(op, "new") == 0) {
+        char *shape = split(arg);
+        const int64_t n0 = strtol(shape, &shape, 10), n1 = *shape == 'x' ? number(shape + 1) : 0;
+        struct ggml_tensor *t = n1 > 0 ? ggml_new_tensor_2d(m->more, GGML_TYPE_F32, n0, n1)
+                                       : ggml_new_tensor_1d(m->more, GGML_TYPE_F32, n0);
+        ggml_set_name(t, arg);
+        m->tensors[m->n++] = t;
+        for (int64_t i = 0; i < ggml_nelements(t); i++) {
+            set_value(t, i, 0.01f);
+        }
     } else {
         die("unknown operation", op);
     }
@@ -192,6 +212,7 @@ static void edit_table(model *m, const char *op, char *arg) {
 static void edit(const char *in, const char *out, char **ops, int n) {
     model m = { 0 };
     load(&m, in);
+    m.more = ggml_init((struct ggml_init_params){ .mem_size = 16 << 20 });
     for (int i = 0; i < n; i++) {
         char *arg = strchr(ops[i], ':');
         if (arg == NULL) {
@@ -213,6 +234,7 @@ static void edit(const char *in, const char *out, char **ops, int n) {
     gguf_free(g);
     gguf_free(m.gguf);
     ggml_free(m.ctx);
+    ggml_free(m.more);
 }
 
 /* ---- flip ---- */
@@ -226,6 +248,47 @@ static void flip(const char *path, const char *offset, const char *bit) {
     }
 }
 
+/* ---- signal ---- */
+
+static void sleep_ms(long ms) {
+    const struct timespec t = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 };
+    nanosleep(&t, NULL);
+}
+
+/* true when the child has ended within ms; then *status is set. */
+static bool ended(pid_t pid, int *status, long ms, const char *or_file) {
+    struct stat st;
+    for (long i = 0; i <= ms / 10; i++) {
+        if (waitpid(pid, status, WNOHANG) == pid) {
+            return true;
+        }
+        if (or_file != NULL && stat(or_file, &st) == 0) {
+            return false;
+        }
+        sleep_ms(ms - 10 * i < 10 ? ms - 10 * i : 10);
+    }
+    return false;
+}
+
+static int send_signal(int signal_number, long ms, const char *file, char **command) {
+    int status = 0;
+    const pid_t pid = fork();
+    if (pid == 0) {
+        /* a shell without job control lets background jobs ignore it */
+        signal(SIGINT, SIG_DFL);
+        execv(command[0], command);
+        _exit(127);
+    }
+    bool done = pid < 0 || (file != NULL && ended(pid, &status, 20000, file));
+    done = done || ended(pid, &status, ms, NULL);
+    if (!done && kill(pid, signal_number) == 0 && !ended(pid, &status, 2000, NULL)) {
+        kill(pid, SIGKILL);
+        waitpid(pid, &status, 0);
+        return 124;
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
 int main(int argc, char **argv) {
     if (argc >= 3 && strcmp(argv[1], "write") == 0) {
         write_model(argv[2], argv + 3, argc - 3);
@@ -233,6 +296,10 @@ int main(int argc, char **argv) {
         edit(argv[2], argv[3], argv + 4, argc - 4);
     } else if (argc == 5 && strcmp(argv[1], "flip") == 0) {
         flip(argv[2], argv[3], argv[4]);
+    } else if (argc >= 7 && strcmp(argv[1], "signal") == 0 && strcmp(argv[4], "after") == 0) {
+        return send_signal(number(argv[2]), number(argv[3]), argv[5], argv + 6);
+    } else if (argc >= 5 && strcmp(argv[1], "signal") == 0) {
+        return send_signal(number(argv[2]), number(argv[3]), NULL, argv + 4);
     } else {
         die("usage", "robust_tool write|edit|flip …");
     }

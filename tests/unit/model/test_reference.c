@@ -1,5 +1,6 @@
 /* On the reference model, against numbers that stock tools print. Skipped (77) when it is absent:
- * OPTIMUM_SHARED must hold text/ and, as GGUF, models/ref-dense.gguf (or OPTIMUM_TEST_MODELS the GGUF).
+ * OPTIMUM_SHARED must hold text/ and, as GGUF, models/ref-dense.gguf (or OPTIMUM_TEST_MODELS the
+ * GGUF).
  */
 #include <math.h>
 #include <setjmp.h>

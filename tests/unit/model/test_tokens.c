@@ -104,10 +104,10 @@ static void test_errors(void **state) {
     const char *text = om_tmpdir_write(dir, "short.txt", "a few words", 11);
     expect(OM_E_ARG, "at least one window of 512", model, text, 512);
     expect(OM_E_ARG, "at least 2 tokens", model, text, 1);
-    expect(OM_E_ARG, "found none", model, om_tmpdir_write(dir, "empty.txt", "", 0), 16);
+    expect(OM_E_ARG, "the file is empty", model, om_tmpdir_write(dir, "empty.txt", "", 0), 16);
     expect(OM_E_IO, "none.txt", model, om_tmpdir_path(dir, "none.txt"), 16);
     const char *bad = om_tmpdir_write(dir, "bad.gguf", "GGUFxxxx", 8);
-    expect(OM_E_UNSUPPORTED, "bad.gguf: llama.cpp cannot load", bad, text, 16);
+    expect(OM_E_FORMAT, "bad.gguf: llama.cpp cannot load", bad, text, 16);
     om_windows w = { 0 };
     om_windows_release(&w);
 }
