@@ -39,7 +39,7 @@ static void on_exception(void) {
     om_panic("%s%sllama.cpp gave up (an exception that it does not catch); most likely memory is "
              "short: free some or use smaller windows",
              model != NULL ? model : "", model != NULL ? ": " : "");
-    abort();
+    /* the C++ run-time aborts when its handler returns */
 }
 
 void om_llama_catch_abort(void) {
