@@ -10,10 +10,11 @@ target_compile_options(om_options INTERFACE
     $<$<COMPILE_LANGUAGE:C>:${om_warnings};-fno-common;-ffp-contract=off>
     $<$<BOOL:${OPTIMUM_WERROR}>:-Werror>)
 # ggml is built for this processor too (GGML_NATIVE). Contraction is off and no sum is reordered, so wider registers
-# change the speed, not the results.
+# change the speed, not the results. Not with the sanitizers: gcc up to 13.2 puts 64-byte vectors on a stack that
+# detect_stack_use_after_return aligns to 32 (GCC bug 110027).
 include(CheckCCompilerFlag)
 check_c_compiler_flag(-march=native OM_HAS_MARCH_NATIVE)
-if(OPTIMUM_NATIVE AND OM_HAS_MARCH_NATIVE)
+if(OPTIMUM_NATIVE AND OM_HAS_MARCH_NATIVE AND NOT OPTIMUM_SANITIZE)
     target_compile_options(om_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-march=native>)
 endif()
 if(OPTIMUM_SANITIZE)

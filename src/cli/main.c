@@ -150,8 +150,9 @@ static void install_last_words(void) {
     struct sigaction action = { .sa_handler = on_crash, .sa_flags = (int) SA_RESETHAND };
     sigemptyset(&action.sa_mask);
     sigaction(SIGABRT, &action, NULL);
+    sigaction(SIGBUS, &action, NULL);
 #if !defined(SANITIZED)
-    static const int crashes[] = { SIGBUS, SIGFPE, SIGILL, SIGSEGV };
+    static const int crashes[] = { SIGFPE, SIGILL, SIGSEGV };
     for (int i = 0; i < OM_COUNT(crashes); i++) {
         sigaction(crashes[i], &action, NULL);
     }

@@ -116,6 +116,25 @@ static void test_nomem_text(void **state) {
     assert_non_null(strstr(err.text, "3.0 MiB"));
 }
 
+static char panic_line[1024];
+
+static void keep_line(const char *line) {
+    snprintf(panic_line, sizeof panic_line, "%s", line);
+}
+
+static void test_panic_is_one_line(void **state) {
+    (void) state;
+    om_panic("nobody listens");
+    om_panic_hook(keep_line);
+    om_panic("%s at %d", "a\nb\x1b[31m", 7);
+    assert_string_equal(panic_line, "a b [31m at 7");
+    om_panic("%3000s", "long");
+    assert_int_equal(strlen(panic_line), 511);
+    om_panic_hook(NULL);
+    om_panic("nobody listens");
+    assert_int_equal(strlen(panic_line), 511);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fail_fills_everything),
@@ -127,6 +146,7 @@ int main(void) {
         cmocka_unit_test(test_try),
         cmocka_unit_test(test_every_status_has_its_own_name),
         cmocka_unit_test(test_nomem_text),
+        cmocka_unit_test(test_panic_is_one_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

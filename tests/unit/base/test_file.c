@@ -391,6 +391,30 @@ static void test_places(void **state) {
     }
 }
 
+static om_status check_output(const char *path, const char *input) {
+    om_error err = { 0 };
+    const om_status status = om_file_check_output(path, &input, 1, &err);
+    assert_true((status == OM_OK) == (err.text[0] == '\0'));
+    return status;
+}
+
+static void test_outputs_are_no_inputs(void **state) {
+    const char *in = om_tmpdir_write(*state, "in", "x", 1);
+    const char *link = om_tmpdir_path(*state, "link");
+    assert_int_equal(symlink(in, link), 0);
+    assert_int_equal(check_output(om_tmpdir_path(*state, "out"), in), OM_OK);
+    assert_int_equal(check_output(om_tmpdir_path(*state, "out"), NULL), OM_OK);
+    assert_int_equal(check_output(NULL, in), OM_OK);
+    assert_int_equal(check_output(in, in), OM_E_ARG);
+    assert_int_equal(check_output(link, in), OM_E_ARG);
+    assert_int_equal(check_output("same", "same"), OM_E_ARG); /* two outputs not yet there */
+    assert_int_equal(check_output(om_tmpdir_path(*state, "none/out"), in), OM_E_IO);
+    assert_int_equal(check_output(om_tmpdir_path(*state, "in/out"), NULL), OM_E_IO);
+    assert_int_equal(check_output(*state, in), OM_E_IO);
+    assert_content(in, "x");
+    assert_int_equal(om_tmpdir_count(*state, ""), 2);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_read_bounds, setup, teardown),
@@ -408,6 +432,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_leftovers_of_dead_processes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_abort_all_in_a_dying_process, setup, teardown),
         cmocka_unit_test_setup_teardown(test_places, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_outputs_are_no_inputs, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -83,11 +83,26 @@ static void test_machine(void **state) {
     assert_true(rss > 100 * 1024 && rss < INT64_C(1) << 42); /* bytes, not pages or KiB */
 }
 
+static void test_pacer(void **state) {
+    (void) state;
+    om_pacer p = { 0 };
+    assert_true(om_pacer_due(&p));
+    const double now = om_now_s();
+    om_pacer_done(&p, now); /* took no time: due again at once or nearly so */
+    assert_true(p.next_s - now < 1.0);
+    om_pacer_done(&p, now - 0.1);
+    assert_false(om_pacer_due(&p));
+    assert_true(p.next_s - now > 4.9 && p.next_s - now < 7.0);
+    om_pacer_done(&p, now - 10.0); /* a slow disk: still every 20 s */
+    assert_true(p.next_s - now < 22.0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_hooks),
         cmocka_unit_test(test_hooks),
         cmocka_unit_test(test_machine),
+        cmocka_unit_test(test_pacer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
