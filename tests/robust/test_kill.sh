@@ -3,9 +3,9 @@
 . "$(dirname -- "$0")/lib.sh"
 seed=${OPTIMUM_SEED:-$$}
 echo "seed $seed (OPTIMUM_SEED repeats it)"
-text 60000 >text.txt
+text 40000 >text.txt
 tool write m.gguf
-tool write big.gguf layers=1 embd=512 ff=768
+tool write big.gguf layers=1 embd=512 ff=512
 mkdir alone killed
 for folder in alone killed; do
     ln -s ../m.gguf ../big.gguf ../text.txt ../.io $folder
@@ -62,7 +62,7 @@ old_files() { # what an earlier run has left
 }
 
 echo '--- profile'
-set -- profile m.gguf --calib text.txt --window-tokens 64 --windows 100 --types q8_0,q4_0,iq4_nl -o p.json --imatrix-out i.gguf
+set -- profile m.gguf --calib text.txt --window-tokens 64 --windows 60 --types q8_0,q4_0,iq4_nl -o p.json --imatrix-out i.gguf
 outputs='p.json p.stats.gguf i.gguf'
 left_alone "$@"
 cd killed || exit 1
@@ -71,7 +71,7 @@ kills 3 "$@"
 rm -f p.checkpoint
 signalled 9 200 after p.checkpoint -- "$@"
 completes "$@"
-grep -q 'profile: resuming after [1-9][0-9]* of 100 windows' .io/err || fail "profile did not resume: $(cat .io/err)"
+grep -q 'profile: resuming after [1-9][0-9]* of 60 windows' .io/err || fail "profile did not resume: $(cat .io/err)"
 [ ! -e p.checkpoint ] || fail 'the checkpoint of finished work is still there'
 
 echo '--- profile --method measured'
@@ -79,7 +79,7 @@ set -- profile ../m.gguf --calib text.txt --window-tokens 32 --windows 6 --types
 outputs='pm.json pm.stats.gguf'
 cd .. && left_alone "$@" && cd killed || exit 1
 old_files
-kills 3 "$@"
+kills 2 "$@"
 rm -f pm.checkpoint
 signalled 9 50 after pm.checkpoint -- "$@"
 completes "$@"
@@ -108,10 +108,10 @@ kills 3 "$@"
 completes "$@"
 
 echo '--- run'
-set -- run m.gguf --bpw 6 --calib text.txt --windows 60 --window-tokens 64 --eval-chunks 3 -o out
+set -- run m.gguf --bpw 6 --calib text.txt --windows 30 --window-tokens 64 --eval-chunks 2 -o out
 outputs=
 cd .. && left_alone "$@" && cd killed || exit 1
-kills 4 "$@"
+kills 3 "$@"
 completes "$@"
 for file in ../alone/out/*; do
     name=$(basename "$file")
