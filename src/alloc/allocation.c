@@ -14,84 +14,37 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/json_fields.h"
 #include "base/mem.h"
 
 static const char schema[] = "optimum.allocation/1";
 
 enum { MAX_TENSORS = 1 << 20 };
 #define MAX_BYTES ((int64_t) 1 << 60)
-#define MAX_EXACT ((uint64_t) 1 << 53) /* larger integers do not survive other JSON readers */
 #define MAX_FILE ((size_t) 1 << 28)
 
 /* ---- reading ----------------------------------------------------------------------------------
  */
 
-static om_status read_str(char *dst, size_t cap, const om_node *parent, const char *key,
-                          om_error *err) {
-    const char *s = NULL;
-    om_status status = om_node_str(&s, parent, key, err);
-    if (status == OM_OK && strlen(s) >= cap) {
-        return om_node_fail(err, parent, "%s: %zu characters, at most %zu expected", key, strlen(s),
-                            cap - 1);
-    }
-    if (status == OM_OK) {
-        memcpy(dst, s, strlen(s) + 1);
-    }
-    return status;
-}
-
-static om_status read_sha256(char hex[65], const om_node *parent, const char *key, om_error *err) {
-    om_status status = read_str(hex, 65, parent, key, err);
-    if (status == OM_OK && hex[0] != '\0' &&
-        (strlen(hex) != 64 || strspn(hex, "0123456789abcdef") != 64)) {
-        status = om_node_fail(err, parent, "%s: expected 64 lower-case hex digits", key);
-    }
-    return status;
-}
-
-static om_status read_seed(uint64_t *out, const om_node *parent, om_error *err) {
-    const char *s = NULL;
-    om_error ignored = { 0 };
-    if (om_node_str(&s, parent, "seed", &ignored) != OM_OK) {
-        int64_t v = 0;
-        om_status status = om_node_i64(&v, parent, "seed", 0, INT64_MAX, err);
-        *out = status == OM_OK ? (uint64_t) v : *out;
-        return status;
-    }
-    uint64_t v = 0;
-    size_t n = strlen(s);
-    bool ok = n > 0 && n <= 20 && strspn(s, "0123456789") == n;
-    for (size_t i = 0; ok && i < n; i++) {
-        uint64_t digit = (uint64_t) (s[i] - '0');
-        ok = v <= (UINT64_MAX - digit) / 10;
-        v = ok ? v * 10 + digit : v;
-    }
-    if (!ok) {
-        return om_node_fail(err, parent, "seed: expected a number of 64 bits, found \"%.32s\"", s);
-    }
-    *out = v;
-    return OM_OK;
-}
-
 static om_status read_sources(om_allocation *a, const om_node *root, om_error *err) {
     om_status status = OM_OK;
     om_node node;
-    OM_TRY(read_sha256(a->profile_sha256, root, "profile_sha256", err));
+    OM_TRY(om_node_sha256(a->profile_sha256, root, "profile_sha256", err));
     if (om_node_has(root, "profile_path")) {
-        OM_TRY(read_str(a->profile_path, sizeof a->profile_path, root, "profile_path", err));
+        OM_TRY(om_node_text(a->profile_path, sizeof a->profile_path, root, "profile_path", err));
     }
     if (om_node_has(root, "model_sha256")) {
-        OM_TRY(read_sha256(a->model_sha256, root, "model_sha256", err));
+        OM_TRY(om_node_sha256(a->model_sha256, root, "model_sha256", err));
     }
     if (om_node_has(root, "stats")) {
         OM_TRY(om_node_object(&node, root, "stats", err));
-        OM_TRY(read_str(a->stats_path, sizeof a->stats_path, &node, "path", err));
-        OM_TRY(read_sha256(a->stats_sha256, &node, "sha256", err));
+        OM_TRY(om_node_text(a->stats_path, sizeof a->stats_path, &node, "path", err));
+        OM_TRY(om_node_sha256(a->stats_sha256, &node, "sha256", err));
     }
     if (om_node_has(root, "calibration")) {
         OM_TRY(om_node_object(&node, root, "calibration", err));
-        OM_TRY(read_sha256(a->calib_sha256, &node, "sha256", err));
-        OM_TRY(read_seed(&a->seed, &node, err));
+        OM_TRY(om_node_sha256(a->calib_sha256, &node, "sha256", err));
+        OM_TRY(om_node_u64(&a->seed, &node, "seed", err));
         OM_TRY(om_node_i64(&a->calib_tokens, &node, "tokens", 0, MAX_BYTES, err));
     }
 out:
@@ -102,7 +55,7 @@ static om_status read_budget(om_allocation *a, const om_node *root, om_error *er
     om_status status = OM_OK;
     om_node budget;
     OM_TRY(om_node_object(&budget, root, "budget", err));
-    OM_TRY(read_str(a->budget_kind, sizeof a->budget_kind, &budget, "kind", err));
+    OM_TRY(om_node_text(a->budget_kind, sizeof a->budget_kind, &budget, "kind", err));
     if (strcmp(a->budget_kind, "size") != 0 && strcmp(a->budget_kind, "bpw") != 0 &&
         strcmp(a->budget_kind, "memory") != 0 && strcmp(a->budget_kind, "none") != 0) {
         OM_TRY(om_node_fail(err, &budget, "kind: expected size, bpw, memory or none, found \"%s\"",
@@ -155,7 +108,7 @@ static om_status read_solver(om_allocation *a, const om_node *root, om_error *er
     om_node solver;
     a->solver.seconds = (double) NAN;
     OM_TRY(om_node_object(&solver, root, "solver", err));
-    OM_TRY(read_str(a->solver.status, sizeof a->solver.status, &solver, "status", err));
+    OM_TRY(om_node_text(a->solver.status, sizeof a->solver.status, &solver, "status", err));
     if (om_node_has(&solver, "gap")) {
         OM_TRY(om_node_f64(&a->solver.gap, &solver, "gap", err));
     }
@@ -189,7 +142,7 @@ om_status om_allocation_parse(om_allocation **out, const char *text, size_t n, c
     OM_TRY(om_json_parse(&doc, text, n, name, schema, err));
     const om_node root = om_node_root(doc, name);
     OM_TRY(read_sources(a, &root, err));
-    OM_TRY(read_str(a->plan, sizeof a->plan, &root, "plan", err));
+    OM_TRY(om_node_text(a->plan, sizeof a->plan, &root, "plan", err));
     OM_TRY(read_budget(a, &root, err));
     OM_TRY(read_tensors(a, &root, err));
     OM_TRY(read_sums(a, &root, err));
@@ -233,17 +186,6 @@ const om_format *om_allocation_find(const om_allocation *a, const char *name) {
 /* ---- writing ----------------------------------------------------------------------------------
  */
 
-static void set_seed(om_json *object, uint64_t seed) {
-    if (seed <= MAX_EXACT) {
-        om_json_set_i64(object, "seed", (int64_t) seed);
-        return;
-    }
-    om_buf digits = { 0 };
-    om_buf_printf(&digits, "%llu", (unsigned long long) seed);
-    om_json_set_str(object, "seed", digits.failed ? NULL : digits.data);
-    om_buf_release(&digits);
-}
-
 om_json *om_allocation_json(const om_allocation *a) {
     om_json *doc = om_json_new_document(schema);
     om_json *budget = om_json_object(), *tensors = om_json_object(), *solver = om_json_object();
@@ -258,7 +200,7 @@ om_json *om_allocation_json(const om_allocation *a) {
         om_json_set(doc, "stats", stats);
     }
     om_json_set_str(calibration, "sha256", a->calib_sha256);
-    set_seed(calibration, a->seed);
+    om_json_set_u64(calibration, "seed", a->seed);
     om_json_set_i64(calibration, "tokens", a->calib_tokens);
     om_json_set(doc, "calibration", calibration);
     om_json_set_str(doc, "plan", a->plan);

@@ -1,7 +1,7 @@
 /* The allocation as a multiple-choice knapsack: groups of tensors that share one type, and what
  * each type costs them in bytes and nats. Pure arithmetic over profile.json: no model, no solver.
  *
- *   minimise   sum over groups of nats(choice)                       (docs/method.md eq. 6)
+ *   minimise   sum over groups of nats(choice)                       (docs/method.md eq. 10)
  *   subject to exactly one choice per group,
  *              fixed_bytes + sum of padded bytes(choice) <= budget_bytes,
  *              at most n_tiers distinct types (0 = no limit).

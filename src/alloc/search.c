@@ -7,7 +7,7 @@
  * type in the integer program, the textbook way, has a far weaker relaxation.
  *
  * A leaf is a plain multiple-choice knapsack. What its relaxation cannot rule out (reduced cost
- * below the distance between bound and best answer, docs/method.md eq. 8) is the core, typically
+ * below the distance between bound and best answer, docs/method.md eq. 10a) is the core, typically
  * a few dozen options, and goes to HiGHS. The answer is evaluated in integers and in our own sum
  * before it replaces the best one so far.
  */

@@ -8,7 +8,7 @@
  *
  * where unit is the greatest common divisor of all byte counts, so that the coefficients are small
  * integers, and the half makes the tolerance of a floating-point solver harmless: no integer point
- * lies between the capacity and half a unit more. Costs are reduced costs (docs/method.md eq. 8),
+ * lies between the capacity and half a unit more. Costs are reduced costs (docs/method.md eq. 10a),
  * scaled so that the limit is 1000: HiGHS's absolute tolerances then mean the same whether the
  * model loses 10 nats or 1e-6.
  *

@@ -538,6 +538,16 @@ void om_sha256_bytes(char hex[65], const void *data, size_t n) {
 
 /* ---- names and places ---- */
 
+bool om_is_sha256(const char *text, size_t n) {
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] == '\0' || strchr(digits, text[i]) == NULL) {
+            return false;
+        }
+    }
+    return n == 64;
+}
+
 bool om_file_exists(const char *path) {
     struct stat st;
     return stat(path, &st) == 0;

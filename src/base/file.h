@@ -66,6 +66,8 @@ om_status om_file_check_output(const char *path, const char *const *inputs, int 
 om_status om_sha256_file(char hex[65], const char *path, const om_env *env,
                          om_error *err) OM_WARN_UNUSED;
 void om_sha256_bytes(char hex[65], const void *data, size_t n);
+/** Are these n bytes a digest as the two functions above write it: 64 lower-case hex digits? */
+bool om_is_sha256(const char *text, size_t n);
 
 /** What stands at a path, of any kind. */
 bool om_file_exists(const char *path);

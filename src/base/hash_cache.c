@@ -49,10 +49,6 @@ static char *entry_path(const char *folder, const struct stat *st) {
     return om_path_join(folder, name);
 }
 
-static bool is_digest(const char *text, size_t n) {
-    return n == 64 && strspn(text, "0123456789abcdef") == 64;
-}
-
 bool om_hash_cache_get(char hex[65], const struct stat *st) {
     bool found = false;
     char *folder = is_eligible(st) ? cache_folder() : NULL,
@@ -60,7 +56,7 @@ bool om_hash_cache_get(char hex[65], const struct stat *st) {
     size_t n = 0;
     om_error ignored = { 0 };
     if (path && om_file_exists(path) && om_file_read(&text, &n, path, 64, &ignored) == OM_OK &&
-        is_digest(text, n)) {
+        om_is_sha256(text, n)) {
         memcpy(hex, text, 65);
         found = true;
     }

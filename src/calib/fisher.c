@@ -11,58 +11,47 @@
 /* ---- the set of weights
  * ------------------------------------------------------------------------------------------ */
 
-/* Bisection needs names in order, files have them in any: weights stay in file order, an index is
- * sorted. */
-struct sorted {
-    om_fisher f;
-    int *by_name;
-};
+static int compare_names(const void *a, const void *b) {
+    return strcmp(((const om_fisher_name *) a)->name, ((const om_fisher_name *) b)->name);
+}
 
-static const om_fisher
-    *sort_base; /* qsort has no context; set and used by one thread, in om_fisher_new only */
-
-static int by_name(const void *a, const void *b) {
-    return strcmp(sort_base->weights[*(const int *) a].name,
-                  sort_base->weights[*(const int *) b].name);
+static om_status add_weight(om_fisher *f, const om_tensor *t, om_error *err) {
+    om_fisher_weight *w = &f->weights[f->n_weights];
+    strncpy(w->name, t->name, sizeof w->name - 1);
+    w->tensor = t;
+    w->n_in = t->ne[0];
+    w->n_out = t->ne[1];
+    w->rows = om_calloc((size_t) w->n_out, sizeof(double));
+    w->cols = om_calloc((size_t) w->n_in, sizeof(double));
+    w->in_sum2 = om_calloc((size_t) w->n_in, sizeof(double));
+    w->seen = om_calloc((size_t) w->n_out, sizeof(double));
+    f->by_name[f->n_weights] = (om_fisher_name){ w->name, f->n_weights };
+    f->n_weights++;
+    return w->rows && w->cols && w->in_sum2 && w->seen
+               ? OM_OK
+               : om_fail_nomem(err, (size_t) (2 * w->n_out + 2 * w->n_in) * sizeof(double));
 }
 
 om_status om_fisher_new(om_fisher **out, const om_model *model, om_error *err) {
     om_status status = OM_OK;
-    struct sorted *s = om_calloc(1, sizeof *s);
-    if (!s) {
-        return om_fail_nomem(err, sizeof *s);
-    }
-    om_fisher *f = &s->f;
     const int n = om_model_n_tensors(model);
+    om_fisher *f = om_calloc(1, sizeof *f);
+    if (!f) {
+        return om_fail_nomem(err, sizeof *f);
+    }
     f->weights = om_calloc((size_t) n, sizeof *f->weights);
-    s->by_name = om_calloc((size_t) n, sizeof(int));
-    if (!f->weights || !s->by_name) {
+    f->by_name = om_calloc((size_t) n, sizeof *f->by_name);
+    if (!f->weights || !f->by_name) {
         status = om_fail_nomem(err, (size_t) n * sizeof *f->weights);
         goto out;
     }
     for (int i = 0; i < n; i++) {
         const om_tensor *t = om_model_tensor(model, i);
-        if (!t->may_quantize || t->n_dims != 2) {
-            continue;
-        }
-        om_fisher_weight *w = &f->weights[f->n_weights];
-        strncpy(w->name, t->name, sizeof w->name - 1);
-        w->tensor = t;
-        w->n_in = t->ne[0];
-        w->n_out = t->ne[1];
-        w->rows = om_calloc((size_t) w->n_out, sizeof(double));
-        w->cols = om_calloc((size_t) w->n_in, sizeof(double));
-        w->in_sum2 = om_calloc((size_t) w->n_in, sizeof(double));
-        w->seen = om_calloc((size_t) w->n_out, sizeof(double));
-        s->by_name[f->n_weights] = f->n_weights;
-        f->n_weights++;
-        if (!w->rows || !w->cols || !w->in_sum2 || !w->seen) {
-            status = om_fail_nomem(err, (size_t) (w->n_out + 2 * w->n_in) * sizeof(double));
-            goto out;
+        if (t->may_quantize && t->n_dims == 2) {
+            OM_TRY(add_weight(f, t, err));
         }
     }
-    sort_base = f;
-    qsort(s->by_name, (size_t) f->n_weights, sizeof(int), by_name);
+    qsort(f->by_name, (size_t) f->n_weights, sizeof *f->by_name, compare_names);
     *out = f;
     return OM_OK;
 out:
@@ -81,25 +70,16 @@ void om_fisher_free(om_fisher *f) {
         om_free(f->weights[i].seen);
     }
     om_free(f->weights);
-    om_free(((struct sorted *) f)->by_name);
+    om_free(f->by_name);
     om_free(f);
 }
 
 int om_fisher_find(const om_fisher *f, const char *name) {
-    const int *index = ((const struct sorted *) f)->by_name;
-    int lo = 0, hi = f->n_weights;
-    while (lo < hi) {
-        const int mid = (lo + hi) / 2, order = strcmp(f->weights[index[mid]].name, name);
-        if (order == 0) {
-            return index[mid];
-        }
-        if (order < 0) {
-            lo = mid + 1;
-        } else {
-            hi = mid;
-        }
-    }
-    return -1;
+    const om_fisher_name key = { name, -1 };
+    const om_fisher_name *found =
+        f->n_weights ? bsearch(&key, f->by_name, (size_t) f->n_weights, sizeof key, compare_names)
+                     : NULL;
+    return found ? found->weight : -1;
 }
 
 /* ---- reduction

@@ -34,11 +34,18 @@ typedef struct om_fisher_weight {
     int n_uses; /* in the window at hand */
 } om_fisher_weight;
 
+/** A name and where it stands. */
+typedef struct om_fisher_name {
+    const char *name;
+    int weight;
+} om_fisher_name;
+
 typedef struct om_fisher {
     om_fisher_weight *weights; /* [n_weights] the tensors that may be quantized, in file order */
     int n_weights;
     bool bf16; /* form G from inputs and gradients rounded to BF16: for sources that are not F32,
                   where the processor has the instructions (relative error of G about 0.3 %) */
+    om_fisher_name *by_name; /* [n_weights] in order of name: what om_fisher_find bisects */
 } om_fisher;
 
 /** Accumulators for every matrix of the model that may be quantized; all zero. Borrowed: model. */

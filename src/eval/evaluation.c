@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/json_fields.h"
 #include "base/mem.h"
 #include "eval/evaluation_json.h"
 
@@ -71,27 +72,6 @@ om_status om_evaluation_write(const om_evaluation *e, const char *path, om_error
 
 /* ---- reading ---- */
 
-static om_status get_str(char *out, size_t size, const om_node *parent, const char *key,
-                         om_error *err) {
-    om_status status = OM_OK;
-    const char *s;
-    OM_TRY(om_node_str(&s, parent, key, err));
-    if (strlen(s) >= size) {
-        return om_node_fail(err, parent, "%s: expected less than %zu bytes, found %zu", key, size,
-                            strlen(s));
-    }
-    snprintf(out, size, "%s", s);
-out:
-    return status;
-}
-
-static om_status get_int(int *out, const om_node *parent, const char *key, om_error *err) {
-    int64_t v = 0;
-    const om_status status = om_node_i64(&v, parent, key, 0, INT32_MAX, err);
-    *out = (int) v;
-    return status;
-}
-
 /* A number that cannot be negative; null (not finite when written) reads as 0. */
 static om_status get_amount(double *out, const om_node *parent, const char *key, om_error *err) {
     om_status status = OM_OK;
@@ -113,8 +93,8 @@ static om_status get_file(char path[1024], char sha256[65], const om_node *root,
     om_status status = OM_OK;
     om_node file;
     OM_TRY(om_node_object(&file, root, key, err));
-    OM_TRY(get_str(path, 1024, &file, "path", err));
-    OM_TRY(get_str(sha256, 65, &file, "sha256", err));
+    OM_TRY(om_node_text(path, 1024, &file, "path", err));
+    OM_TRY(om_node_text(sha256, 65, &file, "sha256", err));
 out:
     return status;
 }
@@ -122,8 +102,8 @@ out:
 static om_status get_numbers(om_evaluation *e, const om_node *root, om_error *err) {
     om_status status = OM_OK;
     om_node kld, speed;
-    OM_TRY(get_int(&e->n_ctx, root, "n_ctx", err));
-    OM_TRY(get_int(&e->n_chunks, root, "n_chunks", err));
+    OM_TRY(om_node_int(&e->n_ctx, root, "n_ctx", 0, INT32_MAX, err));
+    OM_TRY(om_node_int(&e->n_chunks, root, "n_chunks", 0, INT32_MAX, err));
     OM_TRY(om_node_i64(&e->tokens, root, "tokens", 0, INT64_MAX, err));
     OM_TRY(get_amount(&e->ppl, root, "ppl", err));
     OM_TRY(get_amount(&e->ppl_stderr, root, "ppl_stderr", err));
@@ -138,7 +118,7 @@ static om_status get_numbers(om_evaluation *e, const om_node *root, om_error *er
     OM_TRY(om_node_i64(&e->file_bytes, root, "file_bytes", 0, INT64_MAX, err));
     OM_TRY(get_amount(&e->bpw, root, "bpw", err));
     OM_TRY(om_node_object(&speed, root, "speed", err));
-    OM_TRY(get_str(e->device, sizeof(e->device), &speed, "device", err));
+    OM_TRY(om_node_text(e->device, sizeof(e->device), &speed, "device", err));
     OM_TRY(get_amount(&e->prefill_tok_s, &speed, "prefill_tok_s", err));
     OM_TRY(get_amount(&e->decode_tok_s, &speed, "decode_tok_s", err));
     OM_TRY(get_amount(&e->ttft_s, &speed, "ttft_s", err));
@@ -159,9 +139,9 @@ static om_status from_json(om_evaluation **out, const om_json *doc, const char *
     OM_TRY(get_file(e->model_path, e->model_sha256, &root, "model", err));
     OM_TRY(get_file(e->reference_path, e->reference_sha256, &root, "reference", err));
     OM_TRY(om_node_object(&text, &root, "text", err));
-    OM_TRY(get_str(e->text_sha256, sizeof(e->text_sha256), &text, "sha256", err));
-    OM_TRY(get_str(e->label, sizeof(e->label), &root, "label", err));
-    OM_TRY(get_str(e->score, sizeof(e->score), &root, "score", err));
+    OM_TRY(om_node_text(e->text_sha256, sizeof(e->text_sha256), &text, "sha256", err));
+    OM_TRY(om_node_text(e->label, sizeof(e->label), &root, "label", err));
+    OM_TRY(om_node_text(e->score, sizeof(e->score), &root, "score", err));
     OM_TRY(get_numbers(e, &root, err));
     *out = e;
     e = NULL;

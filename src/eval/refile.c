@@ -111,7 +111,7 @@ static void put_header(unsigned char *p, const om_refile_header *h) {
 static bool get_digest(char hex[65], const unsigned char *p) {
     memcpy(hex, p, 64);
     hex[64] = '\0';
-    return strspn(hex, "0123456789abcdef") == 64;
+    return om_is_sha256(hex, 64);
 }
 
 /* Counts above INT_MAX become -1, which lay_out refuses. */

@@ -19,6 +19,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/json_fields.h"
 #include "base/mem.h"
 
 static const char schema[] = "optimum.profile/1";
@@ -30,79 +31,9 @@ enum {
     MAX_EXPERTS = 1 << 16,
     MAX_ALIGNMENT = 1 << 20
 };
-#define MAX_BYTES ((int64_t) 1 << 50)  /* of one tensor, of the metadata */
-#define MAX_SUM ((int64_t) 1 << 60)    /* of all tensors */
-#define MAX_EXACT ((uint64_t) 1 << 53) /* larger integers do not survive other JSON readers */
+#define MAX_BYTES ((int64_t) 1 << 50) /* of one tensor, of the metadata */
+#define MAX_SUM ((int64_t) 1 << 60)   /* of all tensors */
 #define MAX_FILE ((size_t) 1 << 30)
-
-/* ---- small readers ----------------------------------------------------------------------------
- */
-
-static om_status read_str(char *dst, size_t cap, const om_node *parent, const char *key,
-                          om_error *err) {
-    const char *s = NULL;
-    om_status status = om_node_str(&s, parent, key, err);
-    if (status != OM_OK) {
-        return status;
-    }
-    size_t n = strlen(s);
-    if (n >= cap) {
-        return om_node_fail(err, parent, "%s: %zu characters, at most %zu expected", key, n,
-                            cap - 1);
-    }
-    memcpy(dst, s, n + 1);
-    return OM_OK;
-}
-
-static bool is_sha256(const char *s) {
-    return strlen(s) == 64 && strspn(s, "0123456789abcdef") == 64;
-}
-
-static om_status read_sha256(char hex[65], const om_node *parent, const char *key, om_error *err) {
-    om_status status = read_str(hex, 65, parent, key, err);
-    if (status == OM_OK && hex[0] != '\0' && !is_sha256(hex)) {
-        status = om_node_fail(err, parent, "%s: expected 64 lower-case hex digits", key);
-    }
-    return status;
-}
-
-static om_status read_int(int *out, const om_node *parent, const char *key, int min, int max,
-                          om_error *err) {
-    int64_t v = 0;
-    om_status status = om_node_i64(&v, parent, key, min, max, err);
-    if (status == OM_OK) {
-        *out = (int) v;
-    }
-    return status;
-}
-
-/* A number, or a string of digits where the number would not survive a reader that uses doubles. */
-static om_status read_u64(uint64_t *out, const om_node *parent, const char *key, om_error *err) {
-    const char *s = NULL;
-    om_error ignored = { 0 };
-    if (om_node_str(&s, parent, key, &ignored) != OM_OK) {
-        int64_t v = 0;
-        om_status status = om_node_i64(&v, parent, key, 0, INT64_MAX, err);
-        if (status == OM_OK) {
-            *out = (uint64_t) v;
-        }
-        return status;
-    }
-    size_t n = strlen(s);
-    uint64_t v = 0;
-    bool ok = n > 0 && n <= 20 && strspn(s, "0123456789") == n;
-    for (size_t i = 0; ok && i < n; i++) {
-        uint64_t digit = (uint64_t) (s[i] - '0');
-        ok = v <= (UINT64_MAX - digit) / 10;
-        v = ok ? v * 10 + digit : v;
-    }
-    if (!ok) {
-        return om_node_fail(err, parent, "%s: expected a number of 64 bits, found \"%.32s\"", key,
-                            s);
-    }
-    *out = v;
-    return OM_OK;
-}
 
 /* ---- sections ---------------------------------------------------------------------------------
  */
@@ -114,10 +45,10 @@ static om_status read_hparams(om_profile *p, const om_node *model, om_error *err
     om_status status = OM_OK;
     om_node h;
     OM_TRY(om_node_object(&h, model, "hparams", err));
-    OM_TRY(read_int(&p->hparams.n_layer, &h, "n_layer", 0, MAX_LAYERS, err));
-    OM_TRY(read_int(&p->hparams.n_head, &h, "n_head", 0, 1 << 20, err));
-    OM_TRY(read_int(&p->hparams.n_head_kv, &h, "n_head_kv", 0, 1 << 20, err));
-    OM_TRY(read_int(&p->hparams.n_expert, &h, "n_expert", 0, MAX_EXPERTS, err));
+    OM_TRY(om_node_int(&p->hparams.n_layer, &h, "n_layer", 0, MAX_LAYERS, err));
+    OM_TRY(om_node_int(&p->hparams.n_head, &h, "n_head", 0, 1 << 20, err));
+    OM_TRY(om_node_int(&p->hparams.n_head_kv, &h, "n_head_kv", 0, 1 << 20, err));
+    OM_TRY(om_node_int(&p->hparams.n_expert, &h, "n_expert", 0, MAX_EXPERTS, err));
 out:
     return status;
 }
@@ -126,9 +57,9 @@ static om_status read_model(om_profile *p, const om_node *root, om_error *err) {
     om_status status = OM_OK;
     om_node model;
     OM_TRY(om_node_object(&model, root, "model", err));
-    OM_TRY(read_str(p->model_path, sizeof p->model_path, &model, "path", err));
-    OM_TRY(read_sha256(p->model_sha256, &model, "sha256", err));
-    OM_TRY(read_str(p->arch, sizeof p->arch, &model, "arch", err));
+    OM_TRY(om_node_text(p->model_path, sizeof p->model_path, &model, "path", err));
+    OM_TRY(om_node_sha256(p->model_sha256, &model, "sha256", err));
+    OM_TRY(om_node_text(p->arch, sizeof p->arch, &model, "arch", err));
     OM_TRY(om_node_i64(&p->params, &model, "params", 1, MAX_BYTES, err));
     OM_TRY(om_node_i64(&p->file_bytes, &model, "file_bytes", 0, MAX_SUM, err));
     OM_TRY(read_hparams(p, &model, err));
@@ -151,12 +82,12 @@ static om_status read_calibration(om_profile *p, const om_node *root, om_error *
     }
     for (size_t i = 0; i < n; i++) {
         OM_TRY(om_node_at(&file, &files, i, err));
-        OM_TRY(read_sha256(p->calib_sha256[i], &file, "sha256", err));
+        OM_TRY(om_node_sha256(p->calib_sha256[i], &file, "sha256", err));
         p->n_calib++;
     }
-    OM_TRY(read_int(&p->n_windows, &calib, "windows", 0, INT32_MAX, err));
-    OM_TRY(read_int(&p->window_tokens, &calib, "window_tokens", 0, INT32_MAX, err));
-    OM_TRY(read_u64(&p->seed, &calib, "seed", err));
+    OM_TRY(om_node_int(&p->n_windows, &calib, "windows", 0, INT32_MAX, err));
+    OM_TRY(om_node_int(&p->window_tokens, &calib, "window_tokens", 0, INT32_MAX, err));
+    OM_TRY(om_node_u64(&p->seed, &calib, "seed", err));
     OM_TRY(om_node_i64(&p->tokens, &calib, "tokens", 0, MAX_BYTES, err));
 out:
     return status;
@@ -184,7 +115,7 @@ static om_status read_container(om_profile *p, const om_node *root, om_error *er
     for (size_t i = 0; i < n; i++) {
         om_fixed *f = &p->fixed[i];
         OM_TRY(om_node_at(&item, &fixed, i, err));
-        OM_TRY(read_str(f->name, sizeof f->name, &item, "name", err));
+        OM_TRY(om_node_text(f->name, sizeof f->name, &item, "name", err));
         OM_TRY(om_node_i64(&f->bytes, &item, "bytes", 0, MAX_BYTES, err));
         p->n_fixed++;
     }
@@ -246,8 +177,8 @@ static om_status read_stats(om_profile *p, const om_node *root, om_error *err) {
     om_status status = OM_OK;
     om_node stats;
     OM_TRY(om_node_object(&stats, root, "stats", err));
-    OM_TRY(read_str(p->stats_path, sizeof p->stats_path, &stats, "path", err));
-    OM_TRY(read_sha256(p->stats_sha256, &stats, "sha256", err));
+    OM_TRY(om_node_text(p->stats_path, sizeof p->stats_path, &stats, "path", err));
+    OM_TRY(om_node_sha256(p->stats_sha256, &stats, "sha256", err));
 out:
     return status;
 }
@@ -270,7 +201,7 @@ static om_status read_shape(om_unit *u, const om_node *tensor, om_error *err) {
     }
     u->n_out = dims[0];
     u->n_in = dims[1];
-    OM_TRY(read_int(&u->experts, tensor, "experts", 1, MAX_EXPERTS, err));
+    OM_TRY(om_node_int(&u->experts, tensor, "experts", 1, MAX_EXPERTS, err));
     OM_TRY(om_node_i64(&u->params, tensor, "params", 1, MAX_BYTES, err));
     /* n_out * n_in < 2^62; divide instead of multiplying by the experts. */
     if (u->params % u->experts != 0 || u->params / u->experts != u->n_out * u->n_in) {
@@ -359,11 +290,11 @@ out:
 static om_status read_unit(om_unit *u, const om_node *tensor, om_error *err) {
     om_status status = OM_OK;
     char source[32];
-    OM_TRY(read_str(u->name, sizeof u->name, tensor, "name", err));
-    OM_TRY(read_str(u->role, sizeof u->role, tensor, "role", err));
-    OM_TRY(read_int(&u->layer, tensor, "layer", -1, MAX_LAYERS, err));
+    OM_TRY(om_node_text(u->name, sizeof u->name, tensor, "name", err));
+    OM_TRY(om_node_text(u->role, sizeof u->role, tensor, "role", err));
+    OM_TRY(om_node_int(&u->layer, tensor, "layer", -1, MAX_LAYERS, err));
     OM_TRY(read_shape(u, tensor, err));
-    OM_TRY(read_str(source, sizeof source, tensor, "source", err));
+    OM_TRY(om_node_text(source, sizeof source, tensor, "source", err));
     u->source = om_format_by_name(source);
     if (u->source == NULL) {
         OM_TRY(om_node_fail(err, tensor, "source: unknown type \"%s\"", source));
@@ -467,7 +398,7 @@ om_status om_profile_parse(om_profile **out, const char *text, size_t n, const c
     OM_TRY(read_calibration(p, &root, err));
     OM_TRY(read_container(p, &root, err));
     OM_TRY(read_memory(p, &root, err));
-    OM_TRY(read_str(p->method, sizeof p->method, &root, "method", err));
+    OM_TRY(om_node_text(p->method, sizeof p->method, &root, "method", err));
     OM_TRY(read_stats(p, &root, err));
     OM_TRY(read_units(p, &root, err));
     OM_TRY(check_names(p, name, err));
@@ -554,14 +485,7 @@ static om_json *calibration_json(const om_profile *p) {
     om_json_set(calib, "files", files);
     om_json_set_i64(calib, "windows", p->n_windows);
     om_json_set_i64(calib, "window_tokens", p->window_tokens);
-    if (p->seed <= MAX_EXACT) {
-        om_json_set_i64(calib, "seed", (int64_t) p->seed);
-    } else {
-        om_buf digits = { 0 };
-        om_buf_printf(&digits, "%llu", (unsigned long long) p->seed);
-        om_json_set_str(calib, "seed", digits.failed ? NULL : digits.data);
-        om_buf_release(&digits);
-    }
+    om_json_set_u64(calib, "seed", p->seed);
     om_json_set_i64(calib, "tokens", p->tokens);
     return calib;
 }

@@ -199,8 +199,7 @@ out:
 
 static void copy_digest(char out[65], const om_gguf_file *file, const char *key) {
     const om_gguf_kv *kv = om_gguf_file_find(file, key);
-    if (kv != NULL && kv->str != NULL && strlen(kv->str) == 64 &&
-        strspn(kv->str, "0123456789abcdef") == 64) {
+    if (kv != NULL && kv->str != NULL && om_is_sha256(kv->str, strlen(kv->str))) {
         memcpy(out, kv->str, 65);
     }
 }
