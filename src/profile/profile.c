@@ -287,6 +287,46 @@ out:
     return status;
 }
 
+/* [experts] numbers >= 0. */
+static om_status read_per_expert(double **out, const om_unit *u, const om_node *expert,
+                                 const char *key, om_error *err) {
+    om_status status = OM_OK;
+    om_node array, item;
+    size_t n = 0;
+    OM_TRY(om_node_array(&array, &n, expert, key, err));
+    if (n != (size_t) u->experts) {
+        OM_TRY(om_node_fail(err, &array, "%zu numbers for %d experts", n, u->experts));
+    }
+    *out = om_calloc(n, sizeof **out);
+    if (*out == NULL) {
+        OM_TRY(om_fail_nomem(err, n * sizeof **out));
+    }
+    for (size_t i = 0; i < n; i++) {
+        OM_TRY(om_node_at(&item, &array, i, err));
+        OM_TRY(om_node_value_f64(&(*out)[i], &item, err));
+        if ((*out)[i] < 0.0) {
+            OM_TRY(om_node_fail(err, &item, "%g is negative", (*out)[i]));
+        }
+    }
+out:
+    return status;
+}
+
+static om_status read_experts(om_unit *u, const om_node *tensor, om_error *err) {
+    om_status status = OM_OK;
+    om_node expert;
+    if (!om_node_has(tensor, "expert")) {
+        return OM_OK;
+    }
+    OM_TRY(om_node_object(&expert, tensor, "expert", err));
+    OM_TRY(read_per_expert(&u->expert.trace, u, &expert, "trace", err));
+    OM_TRY(read_per_expert(&u->expert.tokens, u, &expert, "tokens", err));
+    OM_TRY(read_per_expert(&u->expert.router_weight, u, &expert, "router_weight", err));
+    OM_TRY(read_per_expert(&u->expert.windows, u, &expert, "windows", err));
+out:
+    return status;
+}
+
 static om_status read_unit(om_unit *u, const om_node *tensor, om_error *err) {
     om_status status = OM_OK;
     char source[32];
@@ -303,6 +343,7 @@ static om_status read_unit(om_unit *u, const om_node *tensor, om_error *err) {
     if (u->fisher_trace < 0.0) {
         OM_TRY(om_node_fail(err, tensor, "fisher_trace: %g is negative", u->fisher_trace));
     }
+    OM_TRY(read_experts(u, tensor, err));
     OM_TRY(read_choices(u, tensor, err));
 out:
     return status;
@@ -429,6 +470,10 @@ void om_profile_free(om_profile *p) {
     }
     for (int i = 0; i < p->n_units; i++) {
         om_free(p->units[i].choices);
+        om_free(p->units[i].expert.trace);
+        om_free(p->units[i].expert.tokens);
+        om_free(p->units[i].expert.router_weight);
+        om_free(p->units[i].expert.windows);
     }
     om_free(p->units);
     om_free(p->fixed);
@@ -517,6 +562,23 @@ static om_json *memory_json(const om_memory *m) {
     return memory;
 }
 
+static om_json *per_expert_json(const double *values, int n) {
+    om_json *array = om_json_array();
+    for (int i = 0; i < n; i++) {
+        om_json_push(array, om_json_f64(values[i]));
+    }
+    return array;
+}
+
+static om_json *experts_json(const om_unit *u) {
+    om_json *expert = om_json_object();
+    om_json_set(expert, "trace", per_expert_json(u->expert.trace, u->experts));
+    om_json_set(expert, "tokens", per_expert_json(u->expert.tokens, u->experts));
+    om_json_set(expert, "router_weight", per_expert_json(u->expert.router_weight, u->experts));
+    om_json_set(expert, "windows", per_expert_json(u->expert.windows, u->experts));
+    return expert;
+}
+
 static om_json *unit_json(const om_unit *u) {
     om_json *tensor = om_json_object(), *shape = om_json_array(), *types = om_json_object();
     om_json_set_str(tensor, "name", u->name);
@@ -529,6 +591,9 @@ static om_json *unit_json(const om_unit *u) {
     om_json_set_i64(tensor, "params", u->params);
     om_json_set_str(tensor, "source", u->source->name);
     om_json_set_f64(tensor, "fisher_trace", u->fisher_trace);
+    if (u->expert.trace != NULL) {
+        om_json_set(tensor, "expert", experts_json(u));
+    }
     for (int i = 0; i < u->n_choices; i++) {
         om_json *choice = om_json_object();
         om_json_set_i64(choice, "bytes", u->choices[i].bytes);

@@ -14,6 +14,14 @@ typedef struct om_choice {
     double nats;   /* predicted KL divergence per token, >= 0 (docs/method.md eq. 1) */
 } om_choice;
 
+/** What the text showed of each expert of a stack; arrays owned by the unit. */
+typedef struct om_expert_stats {
+    double *trace;         /* [experts] sum of F (method.md eq. 2), as measured */
+    double *tokens;        /* [experts] tokens routed to it */
+    double *router_weight; /* [experts] sum over those tokens of the router's weight */
+    double *windows;       /* [experts] windows in which it was chosen at least once */
+} om_expert_stats;
+
 typedef struct om_unit {
     char name[64]; /* GGUF tensor name */
     char role[64];
@@ -23,6 +31,7 @@ typedef struct om_unit {
     int64_t params;
     const om_format *source; /* type in the source file */
     double fisher_trace;     /* sum over the tensor of F, for the report; 0 unknown */
+    om_expert_stats expert;  /* all NULL: dense, or a profile without them */
     om_choice *choices; /* [n_choices] ascending bytes; the source type is among them with 0 nats */
     int n_choices;
 } om_unit;

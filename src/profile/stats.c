@@ -32,6 +32,7 @@ void om_stats_free(om_stats *s) {
         om_free(s->tensors[i].counts);
         om_free(s->tensors[i].rows);
         om_free(s->tensors[i].cols);
+        om_free(s->tensors[i].nats);
     }
     om_free(s->tensors);
     om_free(s);
@@ -139,6 +140,11 @@ static void put_metadata(om_buf *b, const om_stats *s, bool imatrix_only, uint64
             memcpy(&bits, &s->tensors[i].total, sizeof bits);
             put_key_int(b, key, GGUF_F64, bits, n_kv);
         }
+        if (s->tensors[i].nats != NULL) {
+            char key[128];
+            snprintf(key, sizeof key, "optimum.stats.types.%s", s->tensors[i].name);
+            put_key_str(b, key, s->tensors[i].nats_types, n_kv);
+        }
     }
 }
 
@@ -149,7 +155,9 @@ typedef struct part {
     int64_t ne0, ne1;
 } part;
 
-static int parts_of(part out[4], const om_tensor_stats *t, bool imatrix_only) {
+enum { MAX_PARTS = 5 };
+
+static int parts_of(part out[MAX_PARTS], const om_tensor_stats *t, bool imatrix_only) {
     int n = 0;
     if (t->in_sum2 != NULL) {
         out[n++] = (part){ ".in_sum2", t->in_sum2, t->n_in, t->experts };
@@ -158,6 +166,9 @@ static int parts_of(part out[4], const om_tensor_stats *t, bool imatrix_only) {
     if (t->rows != NULL && !imatrix_only) {
         out[n++] = (part){ ".fisher_rows", t->rows, t->n_out, t->experts };
         out[n++] = (part){ ".fisher_cols", t->cols, t->n_in, t->experts };
+    }
+    if (t->nats != NULL && !imatrix_only) {
+        out[n++] = (part){ ".expert_nats", t->nats, t->n_nats, t->experts };
     }
     return n;
 }
@@ -187,7 +198,7 @@ static om_status put_tensor_table(om_buf *b, const om_stats *s, bool imatrix_onl
     om_status status = OM_OK;
     uint64_t offset = 0;
     for (int i = 0; i < s->n_tensors; i++) {
-        part parts[4];
+        part parts[MAX_PARTS];
         const int n = parts_of(parts, &s->tensors[i], imatrix_only);
         for (int k = 0; k < n; k++) {
             OM_TRY(check_part(&s->tensors[i], &parts[k], err));
@@ -240,7 +251,7 @@ om_status om_stats_write(const om_stats *s, const char *path, bool imatrix_only,
     OM_TRY(om_atomic_open(&file, path, err));
     OM_TRY(write_padded(&file, header.data, header.len, err));
     for (int i = 0; i < s->n_tensors; i++) {
-        part parts[4];
+        part parts[MAX_PARTS];
         const int n = parts_of(parts, &s->tensors[i], imatrix_only);
         for (int k = 0; k < n; k++) {
             OM_TRY(write_padded(&file, parts[k].data,

@@ -4,7 +4,8 @@
  * "<name>.in_sum2" [n_in, experts] and "<name>.counts" [1, experts] in F32; and, for the Fisher
  * diagonal F = sum over windows of G∘G,
  * "<name>.fisher_rows" [n_out, experts], "<name>.fisher_cols" [n_in, experts] in F32
- * (docs/method.md eq. 2, 3). The pass accumulates in double; what is kept is rounded to F32 once
+ * (docs/method.md eq. 2, 3). A stack of experts also has "<name>.expert_nats" [types, experts], the
+ * cost of each expert alone, with the types in "optimum.stats.types.<name>". The pass accumulates in double; what is kept is rounded to F32 once
  * (7 digits, far below the sampling error), only the totals stay double (metadata). */
 #ifndef OM_PROFILE_STATS_H
 #define OM_PROFILE_STATS_H
@@ -21,6 +22,10 @@ typedef struct om_tensor_stats {
     float *rows;    /* [experts, n_out] row marginals of F; NULL in a foreign imatrix */
     float *cols;    /* [experts, n_in] column marginals of F; NULL in a foreign imatrix */
     double total;   /* sum of F over all experts; 0 in a foreign imatrix */
+    float *nats;    /* [experts, n_nats] cost of each expert alone in each of nats_types; NULL:
+                       not a stack */
+    int n_nats;
+    char nats_types[256]; /* "q4_K,q8_0": comma-separated, n_nats of them */
 } om_tensor_stats;
 
 typedef struct om_stats {

@@ -20,9 +20,10 @@
 #include "base/rng.h"
 #include "model/gguf_file.h"
 
-enum { IN_SUM2, COUNTS, ROWS, COLS, N_PARTS };
+/* In pairs, but for the last. */
+enum { IN_SUM2, COUNTS, ROWS, COLS, NATS, N_PARTS };
 static const char *const suffixes[N_PARTS] = { ".in_sum2", ".counts", ".fisher_rows",
-                                               ".fisher_cols" };
+                                               ".fisher_cols", ".expert_nats" };
 
 /* Above this a float count no longer fits the integer that llama-quantize rounds it to. */
 static const float count_max = 1e15F;
@@ -85,7 +86,7 @@ typedef struct source {
     om_gguf_file file;
 } source;
 
-/* The four tensors of one entry; NULL: not in the file. */
+/* The tensors of one entry; NULL: not in the file. */
 typedef struct parts_of_entry {
     const om_gguf_info *at[N_PARTS];
 } parts_of_entry;
@@ -116,7 +117,7 @@ static om_status shape_error(const om_tensor_stats *t, const source *src, om_err
 
 static om_status check_pairs(const om_tensor_stats *t, const parts_of_entry *parts,
                              const source *src, om_error *err) {
-    for (int k = 0; k < N_PARTS; k += 2) {
+    for (int k = 0; k < NATS; k += 2) {
         const bool first = parts->at[k] != NULL, second = parts->at[k + 1] != NULL;
         if (first != second) {
             return om_fail(err, OM_E_FORMAT, "%s: %s%s is there but %s%s is missing", src->path,
@@ -157,6 +158,31 @@ static om_status set_shape(om_tensor_stats *t, const parts_of_entry *parts, cons
         t->n_in = cols->ne[0];
         t->n_out = rows->ne[0];
     }
+    if (parts->at[NATS] != NULL) {
+        const om_gguf_info *nats = parts->at[NATS];
+        if (nats->ne[0] > 64 || nats->ne[0] * t->experts != n_values(nats)) {
+            return shape_error(t, src, err);
+        }
+        t->n_nats = (int) nats->ne[0];
+    }
+    return OM_OK;
+}
+
+/* The names that belong to the columns of the costs per expert. */
+static om_status read_nats_types(om_tensor_stats *t, const source *src, om_error *err) {
+    char key[128];
+    snprintf(key, sizeof key, "optimum.stats.types.%s", t->name);
+    const om_gguf_kv *kv = om_gguf_file_find(&src->file, key);
+    const char *types = kv != NULL && kv->str != NULL ? kv->str : "";
+    int n = types[0] != '\0';
+    for (const char *p = types; *p != '\0'; p++) {
+        n += *p == ',';
+    }
+    if (n != t->n_nats || strlen(types) >= sizeof t->nats_types) {
+        return om_fail(err, OM_E_FORMAT, "%s: %s names %d types, %s.expert_nats has %d columns",
+                       src->path, key, n, t->name, t->n_nats);
+    }
+    memcpy(t->nats_types, types, strlen(types) + 1);
     return OM_OK;
 }
 
@@ -181,7 +207,7 @@ static om_status read_total(om_tensor_stats *t, const source *src, om_error *err
 
 static om_status read_entry(om_tensor_stats *t, const parts_of_entry *parts, const source *src,
                             om_error *err) {
-    float **const to[N_PARTS] = { &t->in_sum2, &t->counts, &t->rows, &t->cols };
+    float **const to[N_PARTS] = { &t->in_sum2, &t->counts, &t->rows, &t->cols, &t->nats };
     om_status status = OM_OK;
     OM_TRY(check_pairs(t, parts, src, err));
     OM_TRY(set_shape(t, parts, src, err));
@@ -192,6 +218,9 @@ static om_status read_entry(om_tensor_stats *t, const parts_of_entry *parts, con
     }
     if (t->rows != NULL) {
         OM_TRY(read_total(t, src, err));
+    }
+    if (t->nats != NULL) {
+        OM_TRY(read_nats_types(t, src, err));
     }
 out:
     return status;
