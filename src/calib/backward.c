@@ -131,6 +131,7 @@ static om_status take_gradient(walk *w, float **out, const om_view *v, om_error 
  * resident memory. */
 typedef struct dequant_args {
     const struct ggml_tensor *tensor;
+    const char *data;         /* of the matrix: the tensor's, or one expert's */
     ggml_to_float_t to_float; /* NULL: F32 */
     int64_t first;            /* row of the weight */
     const om_packed *wt;      /* [n_in, n]: n rows transposed */
@@ -145,8 +146,7 @@ static void dequant_transposed(void *ctx, int64_t first, int64_t last, int worke
     for (int64_t r0 = first; r0 < last; r0 += 32) {
         const int64_t n = r0 + 32 < last ? 32 : last - r0;
         for (int64_t r = 0; r < n; r++) {
-            const char *row =
-                (const char *) a->tensor->data + (size_t) (a->first + r0 + r) * a->tensor->nb[1];
+            const char *row = a->data + (size_t) (a->first + r0 + r) * a->tensor->nb[1];
             if (a->to_float) {
                 a->to_float(row, rows + r * n_in, n_in);
             } else {
@@ -166,9 +166,9 @@ static void dequant_transposed(void *ctx, int64_t first, int64_t last, int worke
     }
 }
 
-/* dx [n_in, T] = Wᵀ delta [n_out, T], a block of W's rows at a time so that the dequantized copy
- * stays small. */
-static om_status input_gradient(walk *w, float *dx, const struct ggml_tensor *tensor,
+/* dx [n_in, T] = Wᵀ delta [n_out, T] with W matrix e of the tensor, a block of W's rows at a time
+ * so that the dequantized copy stays small. */
+static om_status input_gradient(walk *w, float *dx, const struct ggml_tensor *tensor, int64_t e,
                                 const float *delta, int64_t T, om_error *err) {
     om_status status = OM_OK;
     const int64_t n_in = tensor->ne[0], n_out = tensor->ne[1];
@@ -193,7 +193,9 @@ static om_status input_gradient(walk *w, float *dx, const struct ggml_tensor *te
     for (int64_t first = 0; first < n_out; first += block) {
         const int64_t n = first + block < n_out ? block : n_out - first;
         wt.ne[0] = n;
-        dequant_args d = { tensor, to_float, first, &wt, scratch };
+        dequant_args d = { tensor,   (const char *) tensor->data + (size_t) e * tensor->nb[2],
+                           to_float, first,
+                           &wt,      scratch };
         om_compute_parallel(w->c, n, 32, dequant_transposed, &d);
         om_array b = { { n, T, 1, 1 }, (float *) (uintptr_t) (delta + first) };
         OM_TRY(om_compute_matmul_packed(w->c, first ? part : dx, &wt, &b, n_out, err));
@@ -210,6 +212,47 @@ out:
     return status;
 }
 
+/* The same for a stack: every slot's gradient through the matrix of its expert. dx [T, K, n_in], or
+ * [T, n_in] when the slots of a token share their input, whose gradients then add in order of the
+ * experts. */
+static om_status stack_input_gradient(walk *w, float *dx, const om_tape_node *n,
+                                      const om_weight_use *use, om_error *err) {
+    om_status status = OM_OK;
+    const struct ggml_tensor *tensor = n->weight_tensor;
+    const int64_t n_in = tensor->ne[0], n_out = tensor->ne[1], T = use->n_tokens;
+    const int64_t n_slots = T * use->n_slots;
+    float *delta = om_compute_alloc(w->c, T * n_out), *part = om_compute_alloc(w->c, T * n_in);
+    int64_t *slots = om_calloc((size_t) T, sizeof *slots);
+    if (!delta || !part || !slots) {
+        status = om_fail_nomem(err, (size_t) (T * (n_in + n_out)) * sizeof(float));
+        goto out;
+    }
+    memset(dx, 0, (size_t) ((use->shared_x ? T : n_slots) * n_in) * sizeof *dx);
+    for (int64_t e = 0; e < tensor->ne[2]; e++) {
+        int64_t m = 0;
+        for (int64_t slot = 0; slot < n_slots && m < T; slot++) {
+            if (use->experts[slot] == e) {
+                memcpy(delta + m * n_out, use->delta + slot * n_out,
+                       (size_t) n_out * sizeof *delta);
+                slots[m++] = use->shared_x ? slot / use->n_slots : slot;
+            }
+        }
+        if (m > 0) {
+            OM_TRY(input_gradient(w, part, tensor, e, delta, m, err));
+        }
+        for (int64_t k = 0; k < m; k++) {
+            for (int64_t j = 0; j < n_in; j++) {
+                dx[slots[k] * n_in + j] += part[k * n_in + j];
+            }
+        }
+    }
+out:
+    om_compute_release(w->c, delta);
+    om_compute_release(w->c, part);
+    om_free(slots);
+    return status;
+}
+
 /* One use of a weight is behind the walk; after the last one its gradient is complete. */
 static om_status pass_use(walk *w, int weight, om_error *err) {
     if (--w->uses_left[weight] > 0 || w->fisher->weights[weight].n_uses == 0) {
@@ -219,42 +262,72 @@ static om_status pass_use(walk *w, int weight, om_error *err) {
                                 err);
 }
 
+/* What the node says of its use; delta is the caller's. */
+static om_status describe_use(om_weight_use *use, const walk *w, const om_tape_node *n,
+                              om_error *err) {
+    use->n_slots = 1;
+    use->n_tokens = n->dst.ne[1] * n->dst.ne[2] * n->dst.ne[3];
+    if (n->op == GGML_OP_GET_ROWS) {
+        use->rows = n->index;
+        return OM_OK;
+    }
+    use->x = w->tape->saved[n->saved[1]].array.data;
+    if (n->op == GGML_OP_MUL_MAT) {
+        return OM_OK;
+    }
+    const om_route *route = &w->tape->routes[n->route];
+    const int64_t experts = n->weight_tensor->ne[2];
+    use->n_slots = n->dst.ne[1];
+    use->n_tokens = n->dst.ne[2];
+    use->experts = n->index;
+    use->router_weights = route->weights;
+    use->shared_x = n->src[1].ne[1] == 1 && use->n_slots > 1;
+    for (int64_t i = 0; i < n->n_index; i++) {
+        if (n->index[i] < 0 || n->index[i] >= experts) {
+            return om_fail(err, OM_E_INTERNAL, "expert %lld of %lld chosen in %s",
+                           (long long) n->index[i], (long long) experts, n->name);
+        }
+    }
+    return OM_OK;
+}
+
+/* The gradient of the input of a product with a weight, added to its root. */
+static om_status pass_input(walk *w, const om_tape_node *n, const om_weight_use *use,
+                            om_error *err) {
+    float *dx = om_compute_alloc(w->c, view_size(&n->src[1]));
+    if (!dx) {
+        return om_fail_nomem(err, (size_t) view_size(&n->src[1]) * sizeof(float));
+    }
+    const om_status status =
+        use->experts ? stack_input_gradient(w, dx, n, use, err)
+                     : input_gradient(w, dx, n->weight_tensor, 0, use->delta, use->n_tokens, err);
+    if (status != OM_OK) {
+        om_compute_release(w->c, dx);
+        return status;
+    }
+    return add_gradient_take(w, &n->src[1], dx, err);
+}
+
 /* A node whose source 0 is a profiled weight: pass the gradient on to the input, and keep the use
  * for the weight's own gradient. g is taken. */
 static om_status weight_node(walk *w, const om_tape_node *n, float *g, om_error *err) {
     om_status status = OM_OK;
     om_fisher_weight *fw = &w->fisher->weights[n->weight];
-    om_weight_use use = { .delta = g, .rows = n->index };
-    use.n_tokens = n->dst.ne[1] * n->dst.ne[2] * n->dst.ne[3];
-    if (n->op == GGML_OP_MUL_MAT) {
-        use.rows = NULL;
-        use.x = w->tape->saved[n->saved[1]].array.data;
-        if (n->want[1]) {
-            float *dx = om_compute_alloc(w->c, fw->n_in * use.n_tokens);
-            if (!dx) {
-                om_compute_release(w->c, g);
-                return om_fail_nomem(err, (size_t) (fw->n_in * use.n_tokens) * sizeof(float));
-            }
-            status = input_gradient(w, dx, n->weight_tensor, g, use.n_tokens, err);
-            if (status != OM_OK) {
-                om_compute_release(w->c, dx);
-                om_compute_release(w->c, g);
-                return status;
-            }
-            status = add_gradient_take(w, &n->src[1], dx, err);
-            if (status != OM_OK) {
-                om_compute_release(w->c, g);
-                return status;
-            }
-        }
+    om_weight_use use = { .delta = g };
+    OM_TRY(describe_use(&use, w, n, err));
+    if (n->op != GGML_OP_GET_ROWS && n->want[1]) {
+        OM_TRY(pass_input(w, n, &use, err));
     }
     if (fw->n_uses == OM_MAX_USES) {
-        om_compute_release(w->c, g);
-        return om_fail(err, OM_E_UNSUPPORTED, "%s is used more than %d times in one pass", fw->name,
-                       OM_MAX_USES);
+        status = om_fail(err, OM_E_UNSUPPORTED, "%s is used more than %d times in one pass",
+                         fw->name, OM_MAX_USES);
+        goto out;
     }
     fw->uses[fw->n_uses++] = use;
     return pass_use(w, n->weight, err);
+out:
+    om_compute_release(w->c, g);
+    return status;
 }
 
 /* ---- all other nodes

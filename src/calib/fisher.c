@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "model/roles.h"
 
 /* ---- the set of weights
  * ------------------------------------------------------------------------------------------ */
@@ -15,21 +16,57 @@ static int compare_names(const void *a, const void *b) {
     return strcmp(((const om_fisher_name *) a)->name, ((const om_fisher_name *) b)->name);
 }
 
+/* Everything that is added up for one weight, in the order of the checkpoint. */
+typedef struct sums {
+    double **values; /* [n] */
+    int64_t n;
+} sums;
+
+enum { N_SUMS = 7 };
+
+static void list_sums(sums out[N_SUMS], om_fisher_weight *w) {
+    const sums all[N_SUMS] = { { &w->count, w->experts },
+                               { &w->rows, w->experts * w->n_out },
+                               { &w->cols, w->experts * w->n_in },
+                               { &w->in_sum2, w->experts * w->n_in },
+                               { &w->seen, w->n_out },
+                               { &w->router_weight, w->experts },
+                               { &w->windows, w->experts } };
+    memcpy(out, all, sizeof all);
+}
+
+om_status om_fisher_weight_init(om_fisher_weight *w, int64_t n_out, int64_t n_in, int experts,
+                                om_error *err) {
+    sums all[N_SUMS];
+    w->n_in = n_in;
+    w->n_out = n_out;
+    w->experts = experts;
+    list_sums(all, w);
+    for (int k = 0; k < N_SUMS; k++) {
+        *all[k].values = om_calloc((size_t) all[k].n, sizeof(double));
+        if (!*all[k].values) {
+            return om_fail_nomem(err, (size_t) all[k].n * sizeof(double));
+        }
+    }
+    return OM_OK;
+}
+
+void om_fisher_weight_release(om_fisher_weight *w) {
+    sums all[N_SUMS];
+    list_sums(all, w);
+    for (int k = 0; k < N_SUMS; k++) {
+        om_free(*all[k].values);
+    }
+    *w = (om_fisher_weight){ 0 };
+}
+
 static om_status add_weight(om_fisher *f, const om_tensor *t, om_error *err) {
     om_fisher_weight *w = &f->weights[f->n_weights];
     strncpy(w->name, t->name, sizeof w->name - 1);
     w->tensor = t;
-    w->n_in = t->ne[0];
-    w->n_out = t->ne[1];
-    w->rows = om_calloc((size_t) w->n_out, sizeof(double));
-    w->cols = om_calloc((size_t) w->n_in, sizeof(double));
-    w->in_sum2 = om_calloc((size_t) w->n_in, sizeof(double));
-    w->seen = om_calloc((size_t) w->n_out, sizeof(double));
     f->by_name[f->n_weights] = (om_fisher_name){ w->name, f->n_weights };
     f->n_weights++;
-    return w->rows && w->cols && w->in_sum2 && w->seen
-               ? OM_OK
-               : om_fail_nomem(err, (size_t) (2 * w->n_out + 2 * w->n_in) * sizeof(double));
+    return om_fisher_weight_init(w, t->ne[1], t->ne[0], (int) (t->ne[2] * t->ne[3]), err);
 }
 
 om_status om_fisher_new(om_fisher **out, const om_model *model, om_error *err) {
@@ -47,7 +84,8 @@ om_status om_fisher_new(om_fisher **out, const om_model *model, om_error *err) {
     }
     for (int i = 0; i < n; i++) {
         const om_tensor *t = om_model_tensor(model, i);
-        if (t->may_quantize && t->n_dims == 2) {
+        const bool stack = t->n_dims == 3 && om_tensor_is_experts(t->name);
+        if (t->may_quantize && (t->n_dims == 2 || stack)) {
             OM_TRY(add_weight(f, t, err));
         }
     }
@@ -64,10 +102,7 @@ void om_fisher_free(om_fisher *f) {
         return;
     }
     for (int i = 0; i < f->n_weights; i++) {
-        om_free(f->weights[i].rows);
-        om_free(f->weights[i].cols);
-        om_free(f->weights[i].in_sum2);
-        om_free(f->weights[i].seen);
+        om_fisher_weight_release(&f->weights[i]);
     }
     om_free(f->weights);
     om_free(f->by_name);
@@ -294,23 +329,50 @@ static void input_squares(void *ctx, int64_t first, int64_t last, int worker) {
     }
 }
 
-om_status om_fisher_accumulate(om_fisher *f, int weight, om_compute *c, float *gradient_out,
-                               om_error *err) {
+/* Matrix e of a stack as a weight of its own: the sums are the stack's. */
+static om_fisher_weight slice_of(const om_fisher_weight *w, int64_t e) {
+    om_fisher_weight one = *w;
+    one.experts = 1;
+    one.rows += e * w->n_out;
+    one.cols += e * w->n_in;
+    one.in_sum2 += e * w->n_in;
+    one.count += e;
+    one.router_weight += e;
+    one.windows += e;
+    one.n_uses = 0;
+    return one;
+}
+
+static om_status check_finite(const om_fisher_weight *w, om_error *err) {
+    double total = 0;
+    for (int64_t j = 0; j < w->n_in; j++) {
+        total += w->cols[j];
+    }
+    return isfinite(total)
+               ? OM_OK
+               : om_fail(err, OM_E_NUMERIC,
+                         "the gradient of %s is not finite; the model or the text is damaged",
+                         w->name);
+}
+
+/* One matrix: G block by block, squared and reduced. */
+static om_status accumulate_matrix(om_fisher_weight *w, om_compute *c, bool bf16,
+                                   float *gradient_out, om_error *err) {
     om_status status = OM_OK;
-    om_fisher_weight *w = &f->weights[weight];
     work s = { 0 };
-    OM_TRY(prepare_work(c, &s, w, f->bf16, err));
+    OM_TRY(prepare_work(c, &s, w, bf16, err));
     for (int u = 0; u < w->n_uses; u++) {
         if (w->uses[u].x) {
             input_args a = { w, &w->uses[u] };
             om_compute_parallel(c, w->n_in, 64, input_squares, &a);
-            w->count += (double) w->uses[u].n_tokens;
+            *w->count += (double) w->uses[u].n_tokens;
             continue;
         }
         for (int64_t t = 0; t < w->uses[u].n_tokens; t++) {
             w->seen[w->uses[u].rows[t]] += 1;
         }
     }
+    *w->windows += 1;
     for (int64_t first = 0; first < w->n_out; first += s.block) {
         const int64_t n = first + s.block < w->n_out ? s.block : w->n_out - first;
         OM_TRY(gradient_block(c, &s, w, first, n, err));
@@ -320,21 +382,168 @@ om_status om_fisher_accumulate(om_fisher *f, int weight, om_compute *c, float *g
             memcpy(gradient_out + first * w->n_in, s.g, (size_t) (n * w->n_in) * sizeof(float));
         }
     }
-    double total = 0;
-    for (int64_t j = 0; j < w->n_in; j++) {
-        total += w->cols[j];
-    }
-    if (!isfinite(total)) {
-        status =
-            om_fail(err, OM_E_NUMERIC,
-                    "the gradient of %s is not finite; the model or the text is damaged", w->name);
-    }
+    OM_TRY(check_finite(w, err));
 out:
     release_work(c, &s, w->n_uses);
+    return status;
+}
+
+/* ---- stacks of experts
+ * ------------------------------------------------------------------------------------------ */
+
+/* Scratch of one stack, sized for an expert that every token chose; T rows each. */
+typedef struct stack_work {
+    float *x, *delta;      /* [T, n_in], [T, n_out] of one expert */
+    float *xt, *delta_t;   /* their transposes, [n_in, T_e], [n_out, T_e] */
+    float *gram, *product; /* [T_e, T_e]; [max(n_in, n_out), T_e] */
+    int64_t *slots;        /* [T] slots of one expert, in order of the tokens */
+} stack_work;
+
+static void release_stack(om_compute *c, stack_work *s) {
+    float *const all[] = { s->x, s->delta, s->xt, s->delta_t, s->gram, s->product };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        om_compute_release(c, all[i]);
+    }
+    om_free(s->slots);
+}
+
+static om_status prepare_stack(om_compute *c, stack_work *s, const om_fisher_weight *w, int64_t T,
+                               om_error *err) {
+    const int64_t widest = w->n_in > w->n_out ? w->n_in : w->n_out;
+    s->x = om_compute_alloc(c, T * w->n_in);
+    s->delta = om_compute_alloc(c, T * w->n_out);
+    s->xt = om_compute_alloc(c, T * w->n_in);
+    s->delta_t = om_compute_alloc(c, T * w->n_out);
+    s->gram = om_compute_alloc(c, T * T);
+    s->product = om_compute_alloc(c, T * widest);
+    s->slots = om_calloc((size_t) T, sizeof *s->slots);
+    return s->x && s->delta && s->xt && s->delta_t && s->gram && s->product && s->slots
+               ? OM_OK
+               : om_fail_nomem(err, (size_t) (T * (T + 3 * widest)) * sizeof(float));
+}
+
+typedef struct quadratic_args {
+    const float *a, *b; /* [n, T] */
+    int64_t T;
+    double *out; /* [n] += Σ_t a_t b_t */
+} quadratic_args;
+
+static void quadratic_rows(void *ctx, int64_t first, int64_t last, int worker) {
+    (void) worker;
+    const quadratic_args *q = ctx;
+    for (int64_t i = first; i < last; i++) {
+        const float *a = q->a + i * q->T, *b = q->b + i * q->T;
+        double sum = 0;
+        for (int64_t t = 0; t < q->T; t++) {
+            sum += (double) a[t] * (double) b[t];
+        }
+        q->out[i] += sum > 0 ? sum : 0; /* a sum of squares: only rounding can make it negative */
+    }
+}
+
+/* out[i] += v_iᵀ (Mᵀ M) v_i with M [T, width] and v_i the i-th of n rows of V [n, T]: the sums of
+ * squares of V M without the product itself. */
+static om_status add_quadratic(double *out, om_compute *c, const stack_work *s, const float *m,
+                               int64_t width, const float *v, int64_t n, int64_t T, om_error *err) {
+    om_status status = OM_OK;
+    const om_array rows = { { width, T, 1, 1 }, (float *) (uintptr_t) m };
+    const om_array gram = { { T, T, 1, 1 }, s->gram };
+    const om_array vectors = { { T, n, 1, 1 }, (float *) (uintptr_t) v };
+    OM_TRY(om_compute_matmul(c, s->gram, &rows, &rows, 0, err));
+    OM_TRY(om_compute_matmul(c, s->product, &gram, &vectors, 0, err));
+    quadratic_args q = { v, s->product, T, out };
+    om_compute_parallel(c, n, 64, quadratic_rows, &q);
+out:
+    return status;
+}
+
+/* Row and column sums of G∘G, G = Σ_t δ_t x_tᵀ over few tokens (method.md eq. 3a). */
+static om_status accumulate_few(om_fisher_weight *w, om_compute *c, const stack_work *s, int64_t T,
+                                om_error *err) {
+    om_status status = OM_OK;
+    const om_weight_use use = { .x = s->x, .delta = s->delta, .n_tokens = T };
+    input_args a = { w, &use };
+    om_compute_parallel(c, w->n_in, 64, input_squares, &a);
+    om_compute_transpose(c, s->xt, s->x, w->n_in, T, 1, 0);
+    om_compute_transpose(c, s->delta_t, s->delta, w->n_out, T, 1, 0);
+    OM_TRY(add_quadratic(w->rows, c, s, s->x, w->n_in, s->delta_t, w->n_out, T, err));
+    OM_TRY(add_quadratic(w->cols, c, s, s->delta, w->n_out, s->xt, w->n_in, T, err));
+    *w->count += (double) T;
+    *w->windows += 1;
+    OM_TRY(check_finite(w, err));
+out:
+    return status;
+}
+
+/* The tokens of expert e side by side; returns how many. */
+static int64_t gather_expert(stack_work *s, const om_fisher_weight *w, const om_weight_use *use,
+                             int64_t e) {
+    int64_t n = 0;
+    for (int64_t slot = 0; slot < use->n_tokens * use->n_slots; slot++) {
+        if (use->experts[slot] != e || n == use->n_tokens) { /* a router chooses an expert once */
+            continue;
+        }
+        const int64_t from = use->shared_x ? slot / use->n_slots : slot;
+        memcpy(s->x + n * w->n_in, use->x + from * w->n_in, (size_t) w->n_in * sizeof(float));
+        memcpy(s->delta + n * w->n_out, use->delta + slot * w->n_out,
+               (size_t) w->n_out * sizeof(float));
+        s->slots[n++] = slot;
+    }
+    return n;
+}
+
+static om_status accumulate_stack(om_fisher_weight *w, om_compute *c, bool bf16,
+                                  float *gradient_out, om_error *err) {
+    om_status status = OM_OK;
+    stack_work s = { 0 };
+    const om_weight_use *use = &w->uses[0];
+    if (w->n_uses > 1) {
+        return om_fail(err, OM_E_UNSUPPORTED,
+                       "%s: a stack of experts is used more than once in one pass; use --method "
+                       "measured",
+                       w->name);
+    }
+    OM_TRY(prepare_stack(c, &s, w, use->n_tokens, err));
+    if (gradient_out) {
+        memset(gradient_out, 0, (size_t) (w->experts * w->n_out * w->n_in) * sizeof *gradient_out);
+    }
+    for (int64_t e = 0; e < w->experts; e++) {
+        om_fisher_weight one = slice_of(w, e);
+        const int64_t T = gather_expert(&s, w, use, e);
+        for (int64_t i = 0; i < T && use->router_weights; i++) {
+            *one.router_weight += (double) use->router_weights[s.slots[i]];
+        }
+        if (T == 0) {
+            continue;
+        }
+        const bool few = 2 * T * (w->n_in + w->n_out) < w->n_in * w->n_out;
+        if (few && !gradient_out) {
+            OM_TRY(accumulate_few(&one, c, &s, T, err));
+            continue;
+        }
+        one.uses[one.n_uses++] = (om_weight_use){ .x = s.x, .delta = s.delta, .n_tokens = T };
+        OM_TRY(accumulate_matrix(&one, c, bf16,
+                                 gradient_out ? gradient_out + e * w->n_out * w->n_in : NULL, err));
+    }
+out:
+    release_stack(c, &s);
+    return status;
+}
+
+static void clear_uses(om_fisher_weight *w, om_compute *c) {
     for (int u = 0; u < w->n_uses; u++) {
         om_compute_release(c, w->uses[u].delta);
     }
     w->n_uses = 0;
+}
+
+om_status om_fisher_accumulate(om_fisher *f, int weight, om_compute *c, float *gradient_out,
+                               om_error *err) {
+    om_fisher_weight *w = &f->weights[weight];
+    const om_status status = w->n_uses > 0 && w->uses[0].experts
+                                 ? accumulate_stack(w, c, f->bf16, gradient_out, err)
+                                 : accumulate_matrix(w, c, f->bf16, gradient_out, err);
+    clear_uses(w, c);
     return status;
 }
 
@@ -342,9 +551,9 @@ out:
  * -----------------------------------------------------------------------------------------------------
  */
 
-/* "OMCK" version key done, then per weight: count, rows, cols, in_sum2, seen as native doubles (a
+/* "OMCK" version key done, then per weight the sums in the order of list_sums as native doubles (a
  * checkpoint never leaves the machine), then the SHA-256 of all before. */
-static const char magic[8] = "OMCK002";
+static const char magic[8] = "OMCK003";
 
 static om_status put(om_buf *b, const void *data, size_t n) {
     om_buf_add(b, data, n);
@@ -360,12 +569,11 @@ om_status om_fisher_save(const om_fisher *f, const char *path, const char key[65
     (void) put(&b, key, 65);
     (void) put(&b, &done, sizeof done);
     for (int i = 0; i < f->n_weights; i++) {
-        const om_fisher_weight *w = &f->weights[i];
-        (void) put(&b, &w->count, sizeof w->count);
-        (void) put(&b, w->rows, (size_t) w->n_out * sizeof(double));
-        (void) put(&b, w->cols, (size_t) w->n_in * sizeof(double));
-        (void) put(&b, w->in_sum2, (size_t) w->n_in * sizeof(double));
-        (void) put(&b, w->seen, (size_t) w->n_out * sizeof(double));
+        sums all[N_SUMS];
+        list_sums(all, &f->weights[i]);
+        for (int k = 0; k < N_SUMS; k++) {
+            (void) put(&b, *all[k].values, (size_t) all[k].n * sizeof(double));
+        }
     }
     if (b.failed) {
         status = om_fail_nomem(err, b.len);
@@ -392,7 +600,11 @@ om_status om_fisher_load(om_fisher *f, int *done, const char *path, const char k
     }
     size_t expect = sizeof magic + 65 + sizeof *done + 65;
     for (int i = 0; i < f->n_weights; i++) {
-        expect += (size_t) (1 + 2 * f->weights[i].n_out + 2 * f->weights[i].n_in) * sizeof(double);
+        sums all[N_SUMS];
+        list_sums(all, &f->weights[i]);
+        for (int k = 0; k < N_SUMS; k++) {
+            expect += (size_t) all[k].n * sizeof(double);
+        }
     }
     char *data;
     size_t size;
@@ -413,12 +625,11 @@ om_status om_fisher_load(om_fisher *f, int *done, const char *path, const char k
             p += sizeof magic + 65;
             take(done, &p, sizeof *done);
             for (int i = 0; i < f->n_weights; i++) {
-                om_fisher_weight *w = &f->weights[i];
-                take(&w->count, &p, sizeof w->count);
-                take(w->rows, &p, (size_t) w->n_out * sizeof(double));
-                take(w->cols, &p, (size_t) w->n_in * sizeof(double));
-                take(w->in_sum2, &p, (size_t) w->n_in * sizeof(double));
-                take(w->seen, &p, (size_t) w->n_out * sizeof(double));
+                sums all[N_SUMS];
+                list_sums(all, &f->weights[i]);
+                for (int k = 0; k < N_SUMS; k++) {
+                    take(*all[k].values, &p, (size_t) all[k].n * sizeof(double));
+                }
             }
         }
     }

@@ -10,13 +10,19 @@
 #include "calib/compute.h"
 #include "model/gguf.h"
 
-/** One use of a weight in the window. Arrays are borrowed until om_fisher_accumulate. */
+/** One use of a weight in the window. Arrays are borrowed until om_fisher_accumulate. With a stack
+ * of experts every token has K slots, one for each expert chosen for it: K is n_slots, 1 otherwise.
+ */
 typedef struct om_weight_use {
-    const float *x; /* [n_in, T] input rows of a product; NULL for an embedding */
-    float *delta;   /* [n_out, T] gradient of the product, or [n_in, T] of the gathered rows; owned,
-                       om_compute */
-    const int64_t *rows; /* [T] gathered rows of an embedding */
-    int64_t n_tokens;    /* T */
+    const float *x; /* [T, n_in] input rows of a product, or [T, K, n_in]; NULL for an embedding */
+    float *delta;   /* [T, K, n_out] gradient of the product, or [T, n_in] of the gathered rows;
+                       owned, om_compute */
+    const int64_t *rows;         /* [T] gathered rows of an embedding */
+    int64_t n_tokens;            /* T */
+    int64_t n_slots;             /* K */
+    const int64_t *experts;      /* [T, K] the expert of each slot; NULL: not a stack */
+    const float *router_weights; /* [T, K]; NULL: unknown */
+    bool shared_x;               /* x is [T, n_in]: all slots of a token see the same input */
 } om_weight_use;
 
 enum { OM_MAX_USES = 8 };
@@ -24,12 +30,15 @@ enum { OM_MAX_USES = 8 };
 typedef struct om_fisher_weight {
     char name[64];
     const om_tensor *tensor; /* borrowed from the model */
-    int64_t n_in, n_out;
-    double *rows;    /* [n_out] sum over windows and columns of G∘G */
-    double *cols;    /* [n_in] sum over windows and rows of G∘G */
-    double *in_sum2; /* [n_in] sum over tokens of x² */
-    double *seen;    /* [n_out] times a row was looked up (embeddings) */
-    double count;    /* tokens in in_sum2; 0: never the matrix of a product */
+    int64_t n_in, n_out;     /* of one matrix */
+    int experts;             /* matrices in the stack; 1: not a stack */
+    double *rows;            /* [experts, n_out] sum over windows and columns of G∘G */
+    double *cols;            /* [experts, n_in] sum over windows and rows of G∘G */
+    double *in_sum2;         /* [experts, n_in] sum over tokens of x² */
+    double *seen;            /* [n_out] times a row was looked up (embeddings) */
+    double *count;           /* [experts] tokens in in_sum2; 0: never the matrix of a product */
+    double *router_weight;   /* [experts] sum of the router's weights over those tokens */
+    double *windows;         /* [experts] windows in which the matrix was used */
     om_weight_use uses[OM_MAX_USES];
     int n_uses; /* in the window at hand */
 } om_fisher_weight;
@@ -48,6 +57,12 @@ typedef struct om_fisher {
     om_fisher_name *by_name; /* [n_weights] in order of name: what om_fisher_find bisects */
 } om_fisher;
 
+/** Zeroed sums for a weight of `experts` matrices [n_out, n_in]; name and tensor are the caller's
+ * to set. Release it also after a failure. Errors: OM_E_NOMEM. */
+om_status om_fisher_weight_init(om_fisher_weight *w, int64_t n_out, int64_t n_in, int experts,
+                                om_error *err) OM_WARN_UNUSED;
+void om_fisher_weight_release(om_fisher_weight *w); /* accepts a zeroed struct */
+
 /** Accumulators for every matrix of the model that may be quantized; all zero. Borrowed: model. */
 om_status om_fisher_new(om_fisher **out, const om_model *model, om_error *err) OM_WARN_UNUSED;
 void om_fisher_free(om_fisher *f);
@@ -55,8 +70,10 @@ void om_fisher_free(om_fisher *f);
 int om_fisher_find(const om_fisher *f, const char *name);
 
 /** The window's gradient of one weight from its uses: add its square's sums, and the inputs'
- * squares. Clears the uses (deltas are released). gradient_out, when not NULL, receives G [n_out,
- * n_in] (tests). */
+ * squares. Clears the uses (deltas are released). gradient_out, when not NULL, receives G [experts,
+ * n_out, n_in] (tests). A stack is taken expert by expert: with T_e tokens, small against the
+ * matrix, the sums come from Gram matrices of the tokens and G is never formed (method.md eq. 3a).
+ */
 om_status om_fisher_accumulate(om_fisher *f, int weight, om_compute *c, float *gradient_out,
                                om_error *err) OM_WARN_UNUSED;
 

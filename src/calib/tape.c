@@ -75,7 +75,10 @@ void om_tape_reset(om_tape *t) {
     for (int i = 0; i < t->n_roots; i++) {
         om_compute_release(t->compute, t->roots[i].grad);
     }
-    t->n_nodes = t->n_saved = t->n_roots = 0;
+    for (int i = 0; i < t->n_routes; i++) {
+        om_free(t->routes[i].weights);
+    }
+    t->n_nodes = t->n_saved = t->n_roots = t->n_routes = 0;
     t->saved_bytes = 0;
     if (t->root_slots) {
         memset(t->root_slots, 0, (size_t) t->n_slots * sizeof(int));
@@ -89,6 +92,7 @@ void om_tape_release(om_tape *t) {
     om_free(t->nodes);
     om_free(t->roots);
     om_free(t->saved);
+    om_free(t->routes);
     om_free(t->root_slots);
     om_free(t->saved_slots);
     *t = (om_tape){ 0 };
@@ -172,6 +176,10 @@ static void copy_rows(void *ctx, int64_t first, int64_t last, int worker) {
         const char *src = (const char *) t->data + (size_t) i1 * t->nb[1] + (size_t) i2 * t->nb[2] +
                           (size_t) i3 * t->nb[3];
         float *dst = a->out + row * t->ne[0];
+        if (t->type != GGML_TYPE_F32) {
+            ggml_get_type_traits(t->type)->to_float(src, dst, t->ne[0]);
+            continue;
+        }
         if (t->nb[0] == sizeof(float)) {
             memcpy(dst, src, (size_t) t->ne[0] * sizeof(float));
             continue;
@@ -187,11 +195,16 @@ static bool in_model(const struct ggml_tensor *t) {
            ggml_backend_buffer_get_usage(t->buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
 }
 
+/* A constant of the model in another type (a router in F16): read as F32. */
+static bool can_convert(const struct ggml_tensor *t) {
+    return in_model(t) && ggml_is_contiguous(t) && ggml_get_type_traits(t->type)->to_float;
+}
+
 /* Keep the tensor's contents; *out = index of the copy, shared when it was kept before. */
 static om_status save(om_tape *t, int *out, const struct ggml_tensor *tensor) {
     int *s = find_slot(t->saved_slots, t->n_slots, tensor, saved_id, t);
     if (!*s) {
-        if (tensor->type != GGML_TYPE_F32) {
+        if (tensor->type != GGML_TYPE_F32 && !can_convert(tensor)) {
             return fail_here(t, OM_E_UNSUPPORTED, tensor, "expected F32 data");
         }
         if (!grow((void **) &t->saved, &t->cap_saved, t->n_saved, sizeof *t->saved)) {
@@ -200,7 +213,7 @@ static om_status save(om_tape *t, int *out, const struct ggml_tensor *tensor) {
         om_saved saved = { .id = tensor };
         memcpy(saved.array.ne, tensor->ne, sizeof saved.array.ne);
         const int64_t n = ggml_nelements(tensor);
-        if (in_model(tensor) && ggml_is_contiguous(tensor)) {
+        if (tensor->type == GGML_TYPE_F32 && in_model(tensor) && ggml_is_contiguous(tensor)) {
             saved.array.data = tensor->data;
             saved.borrowed = true;
         } else {
@@ -222,6 +235,20 @@ static om_status save(om_tape *t, int *out, const struct ggml_tensor *tensor) {
     return OM_OK;
 }
 
+/* Integers as they lie: what argsort gives is a matrix of which the first columns are used. */
+static void copy_index(int64_t *out, const struct ggml_tensor *t) {
+    for (int64_t row = 0; row < ggml_nrows(t); row++) {
+        const int64_t i1 = row % t->ne[1], i2 = row / t->ne[1] % t->ne[2],
+                      i3 = row / (t->ne[1] * t->ne[2]);
+        const char *src = (const char *) t->data + (size_t) i1 * t->nb[1] + (size_t) i2 * t->nb[2] +
+                          (size_t) i3 * t->nb[3];
+        for (int64_t i = 0; i < t->ne[0]; i++) {
+            *out++ = t->type == GGML_TYPE_I64 ? ((const int64_t *) (const void *) src)[i]
+                                              : ((const int32_t *) (const void *) src)[i];
+        }
+    }
+}
+
 static om_status save_index(om_tape *t, om_tape_node *n, const struct ggml_tensor *tensor) {
     n->n_index = ggml_nelements(tensor);
     n->index = om_calloc((size_t) n->n_index, sizeof *n->index);
@@ -229,20 +256,61 @@ static om_status save_index(om_tape *t, om_tape_node *n, const struct ggml_tenso
         return om_fail_nomem(&t->err, (size_t) n->n_index * sizeof *n->index);
     }
     t->saved_bytes += n->n_index * (int64_t) sizeof *n->index;
-    if (!ggml_is_contiguous(tensor) ||
-        (tensor->type != GGML_TYPE_I32 && tensor->type != GGML_TYPE_I64)) {
-        return fail_here(t, OM_E_UNSUPPORTED, tensor, "expected contiguous integers");
+    if ((tensor->type != GGML_TYPE_I32 && tensor->type != GGML_TYPE_I64) ||
+        tensor->nb[0] != ggml_type_size(tensor->type)) {
+        return fail_here(t, OM_E_UNSUPPORTED, tensor, "expected rows of integers");
     }
-    for (int64_t i = 0; i < n->n_index; i++) {
-        n->index[i] = tensor->type == GGML_TYPE_I64 ? ((const int64_t *) tensor->data)[i]
-                                                    : ((const int32_t *) tensor->data)[i];
+    copy_index(n->index, tensor);
+    return OM_OK;
+}
+
+/* ---- choices of experts
+ * ------------------------------------------------------------------------------------------ */
+
+/* The route of a product with a stack: products that read the same tensor of choices share one. */
+static om_status find_route(om_tape *t, int *out, const struct ggml_tensor *ids) {
+    for (int i = t->n_routes - 1; i >= 0; i--) {
+        if (t->routes[i].id == ids) {
+            *out = i;
+            return OM_OK;
+        }
     }
+    if (!grow((void **) &t->routes, &t->cap_routes, t->n_routes, sizeof *t->routes)) {
+        return om_fail_nomem(&t->err, sizeof *t->routes);
+    }
+    t->routes[t->n_routes] = (om_route){ .id = ids, .n_used = ids->ne[0], .n_tokens = ids->ne[1] };
+    *out = t->n_routes++;
+    return OM_OK;
+}
+
+/* The experts' outputs [C, K, T] times [1, K, T]: the second factor is what the router gives to
+ * each choice. Told by its shape, so that no architecture needs to be known. */
+static om_status keep_router_weights(om_tape *t, const om_tape_node *n,
+                                     const struct ggml_tensor *node) {
+    om_route *r = t->n_routes ? &t->routes[t->n_routes - 1] : NULL;
+    const int64_t *w = node->src[1]->ne, *x = node->src[0]->ne;
+    if (!r || r->weights || t->measure || n->saved[1] < 0 || w[0] != 1 || w[1] != r->n_used ||
+        w[2] != r->n_tokens || w[3] != 1 || x[1] != w[1] || x[2] != w[2]) {
+        return OM_OK;
+    }
+    const size_t bytes = (size_t) (w[1] * w[2]) * sizeof(float);
+    r->weights = om_calloc(1, bytes);
+    if (!r->weights) {
+        return om_fail_nomem(&t->err, bytes);
+    }
+    memcpy(r->weights, t->saved[n->saved[1]].array.data, bytes);
     return OM_OK;
 }
 
 /* ---- nodes
  * -----------------------------------------------------------------------------------------------------------------
  */
+
+/* A choice is piecewise constant: no gradient passes it (what a changed choice costs is measured
+ * apart, docs/method.md). */
+static bool is_choice(enum ggml_op op) {
+    return op == GGML_OP_ARGSORT || op == GGML_OP_TOP_K || op == GGML_OP_ARGMAX;
+}
 
 static bool moves_no_data(enum ggml_op op) {
     return op == GGML_OP_NONE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE ||
@@ -251,7 +319,9 @@ static bool moves_no_data(enum ggml_op op) {
 
 /* The profiled weight that source 0 is, when the op reads it as a matrix; -1: none. */
 static int weight_index(const om_tape *t, const struct ggml_tensor *node) {
-    if ((node->op != GGML_OP_MUL_MAT && node->op != GGML_OP_GET_ROWS) || !in_model(node->src[0])) {
+    if ((node->op != GGML_OP_MUL_MAT && node->op != GGML_OP_MUL_MAT_ID &&
+         node->op != GGML_OP_GET_ROWS) ||
+        !in_model(node->src[0])) {
         return -1;
     }
     return t->weight_of(t->ud, node->src[0]->name);
@@ -302,9 +372,12 @@ static om_status record_sources(om_tape *t, const struct ggml_tensor *node, int 
         return om_fail_nomem(&t->err, sizeof *t->nodes);
     }
     om_tape_node *n = &t->nodes[t->n_nodes++];
-    *n = (om_tape_node){
-        .rule = rule, .op = node->op, .weight = weight, .saved = { -1, -1, -1 }, .saved_dst = -1
-    };
+    *n = (om_tape_node){ .rule = rule,
+                         .op = node->op,
+                         .weight = weight,
+                         .saved = { -1, -1, -1 },
+                         .saved_dst = -1,
+                         .route = -1 };
     n->weight_tensor = weight >= 0 ? node->src[0] : NULL;
     memcpy(n->params, node->op_params, sizeof n->params);
     memcpy(n->name, node->name, sizeof n->name);
@@ -326,7 +399,11 @@ static om_status record_sources(om_tape *t, const struct ggml_tensor *node, int 
         }
     }
     if (weight >= 0) { /* backward.c reads the weight itself, and the rows that met it */
-        need = node->op == GGML_OP_MUL_MAT ? OM_NEED_SRC1 : 0;
+        need = node->op == GGML_OP_GET_ROWS ? 0 : OM_NEED_SRC1;
+    } else if (node->op == GGML_OP_MUL_MAT_ID) {
+        return fail_here(t, OM_E_UNSUPPORTED, node,
+                         "the stack of experts is no weight that may be quantized; use --method "
+                         "measured");
     }
     for (int i = 0; i < OM_VJP_SRC; i++) {
         if ((need >> i & 1U) && node->src[i]) {
@@ -335,6 +412,11 @@ static om_status record_sources(om_tape *t, const struct ggml_tensor *node, int 
     }
     if (rule->index_src >= 0) {
         OM_TRY(save_index(t, n, node->src[rule->index_src]));
+    }
+    if (node->op == GGML_OP_MUL_MAT_ID) {
+        OM_TRY(find_route(t, &n->route, node->src[2]));
+    } else if (node->op == GGML_OP_MUL) {
+        OM_TRY(keep_router_weights(t, n, node));
     }
 out:
     return status;
@@ -370,7 +452,7 @@ bool om_tape_callback(struct ggml_tensor *node, bool ask, void *ud) {
         (void) om_fail_nomem(&t->err, (size_t) t->n_slots * sizeof(int));
         return ask;
     }
-    if (moves_no_data(node->op)) {
+    if (moves_no_data(node->op) || is_choice(node->op)) {
         return true;
     }
     const int weight = weight_index(t, node);

@@ -47,9 +47,17 @@ typedef struct om_tape_node {
     int saved_dst;         /* index of om_tape.saved, -1 */
     int64_t *index;        /* [n_index] owned */
     int64_t n_index;
+    int route;  /* of a product with a stack of experts: index of om_tape.routes; -1 */
     int weight; /* source 0 is this weight (index given by the resolver); -1 */
     const struct ggml_tensor *weight_tensor; /* its data, borrowed from the model */
 } om_tape_node;
+
+/** One choice of experts: what the products that share it are told. */
+typedef struct om_route {
+    const struct ggml_tensor *id; /* the tensor of choices */
+    int64_t n_used, n_tokens;     /* K, T */
+    float *weights; /* [T, K] what the router gives each choice, owned; NULL: not seen */
+} om_route;
 
 typedef struct om_tape {
     om_tape_node *nodes;
@@ -58,6 +66,8 @@ typedef struct om_tape {
     int n_roots, cap_roots;
     om_saved *saved;
     int n_saved, cap_saved;
+    om_route *routes;
+    int n_routes, cap_routes;
     int *root_slots, *saved_slots; /* hash of tensor address -> index + 1 */
     int n_slots;
     int64_t saved_bytes; /* of all copies: the tape's size */

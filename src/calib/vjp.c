@@ -188,6 +188,22 @@ static om_status vjp_concat(om_compute *c, const om_vjp_args *a, om_error *err) 
     return OM_OK;
 }
 
+/* What is repeated gets the sum over its copies, in the order in which they lie. */
+static om_status vjp_repeat(om_compute *c, const om_vjp_args *a, om_error *err) {
+    (void) c, (void) err;
+    const int64_t *ne = a->src[0].ne, n = a->dst.ne[0];
+    om_array grad = a->src[0];
+    grad.data = a->grad[0];
+    memset(a->grad[0], 0, (size_t) om_array_size(&a->src[0]) * sizeof(float));
+    for (int64_t row = 0; row < om_array_rows(&a->dst); row++) {
+        float *d = (float *) (uintptr_t) row_of(&grad, &a->dst, row);
+        for (int64_t i = 0; i < n; i++) {
+            d[i % ne[0]] += a->g[row * n + i];
+        }
+    }
+    return OM_OK;
+}
+
 /* ---- rows
  * ---------------------------------------------------------------------------------------------------
  */
@@ -268,6 +284,9 @@ static const om_vjp_rule rules[] = {
     { GGML_OP_CPY, 1, { 0, 0, 0 }, -1, NULL, vjp_copy },
     { GGML_OP_CONT, 1, { 0, 0, 0 }, -1, NULL, vjp_copy },
     { GGML_OP_CONCAT, 3, { 0, 0, 0 }, -1, NULL, vjp_concat },
+    { GGML_OP_REPEAT, 1, { 0, 0, 0 }, -1, NULL, vjp_repeat },
+    /* A bias per expert: constant, so that only the product it is added to has a gradient. */
+    { GGML_OP_ADD_ID, 1, { 0, 0, 0 }, -1, NULL, vjp_copy },
     { GGML_OP_SUM_ROWS, 1, { 0, 0, 0 }, -1, NULL, vjp_sum_rows },
     { GGML_OP_GET_ROWS, 1, { 0, 0, 0 }, 1, NULL, vjp_get_rows },
     { GGML_OP_SET_ROWS, 1, { 0, 0, 0 }, 1, NULL, vjp_set_rows },
@@ -276,6 +295,9 @@ static const om_vjp_rule rules[] = {
     { GGML_OP_RMS_NORM, 1, { OM_NEED_SRC0, 0, 0 }, -1, NULL, om_vjp_rms_norm },
     { GGML_OP_SOFT_MAX, 1, { OM_NEED_DST, 0, 0 }, -1, NULL, om_vjp_soft_max },
     { GGML_OP_MUL_MAT, 3, { OM_NEED_SRC1, OM_NEED_SRC0, 0 }, -1, NULL, om_vjp_mul_mat },
+    /* Products with a stack of experts are taken by backward.c: source 1 is the input, 2 the
+       choice. */
+    { GGML_OP_MUL_MAT_ID, 2, { 0, 0, 0 }, 2, NULL, NULL },
     { GGML_OP_UNARY, 1, { OM_NEED_SRC0, 0, 0 }, -1, om_vjp_unary_supports, om_vjp_unary },
     { GGML_OP_GLU,
       3,

@@ -2,6 +2,7 @@
 #include "calib/vjp.h"
 
 #include <math.h>
+#include <string.h>
 
 static float sigmoid(float x) {
     return 1.0F / (1.0F + expf(-x));
@@ -135,7 +136,10 @@ typedef struct activation {
     function value, slope;
 } activation;
 
+/* gpt-oss: y = x' sigmoid(alpha x') (z' + 1) with x' = min(x, limit), z' = z clamped to +-limit;
+ * taken by swiglu_oai_row. */
 static const activation glu_table[] = {
+    { GGML_GLU_OP_SWIGLU_OAI, NULL, NULL },
     { GGML_GLU_OP_SWIGLU, silu, silu_slope },
     { GGML_GLU_OP_GEGLU, gelu, gelu_slope },
     { GGML_GLU_OP_GEGLU_ERF, gelu_erf, gelu_erf_slope },
@@ -171,6 +175,20 @@ static void swiglu_row(float *dx, float *dz, const float *g, const float *x, con
     }
 }
 
+static void swiglu_oai_row(float *dx, float *dz, const float *g, const float *x, const float *z,
+                           int64_t n, const int32_t *params) {
+    float alpha, limit;
+    memcpy(&alpha, params + 2, sizeof alpha);
+    memcpy(&limit, params + 3, sizeof limit);
+    for (int64_t i = 0; i < n; i++) {
+        const float u = x[i] < limit ? x[i] : limit;
+        const float v = z[i] < -limit ? -limit : z[i] > limit ? limit : z[i];
+        const float s = sigmoid(alpha * u);
+        dx[i] = x[i] < limit ? g[i] * (v + 1.0F) * s * (1.0F + alpha * u * (1.0F - s)) : 0.0F;
+        dz[i] = z[i] > -limit && z[i] < limit ? g[i] * u * s : 0.0F;
+    }
+}
+
 static void glu_rows(void *ctx, int64_t first, int64_t last, int worker) {
     (void) worker;
     const glu_args *u = ctx;
@@ -191,6 +209,10 @@ static void glu_rows(void *ctx, int64_t first, int64_t last, int worker) {
         const float *g = a->g + row * n;
         if (u->act->op == GGML_GLU_OP_SWIGLU) {
             swiglu_row(dx, dz, g, x, z, n);
+            continue;
+        }
+        if (u->act->op == GGML_GLU_OP_SWIGLU_OAI) {
+            swiglu_oai_row(dx, dz, g, x, z, n, a->params);
             continue;
         }
         for (int64_t i = 0; i < n; i++) {

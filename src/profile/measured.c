@@ -33,7 +33,7 @@ typedef struct lab {
     om_map cache;
     char *cache_path;
     float *truth;    /* [T, n_vocab] logits of the unchanged model */
-    float *row;      /* [n_in] of the widest tensor, one worker */
+    float *row;      /* [experts, n_in] of the widest tensor: room for a row of any */
     int32_t *labels; /* [T] zeros: only the divergence is asked for */
     om_pool *pool;
     int done[2]; /* windows, and candidates in the next window */
@@ -107,7 +107,7 @@ static om_status list_candidates(lab *l, om_profile *p, const om_model *model, o
 
 typedef struct quantize_args {
     const candidate *c;
-    const float *importance; /* [n_in] or NULL */
+    const float *importance; /* [experts, n_in] or NULL */
     unsigned char *out;
     float *rows; /* [workers, n_in] */
     om_status *status;
@@ -122,8 +122,9 @@ static void quantize_rows(void *ctx, int64_t first, int64_t last, int worker) {
     for (int64_t r = first; r < last && a->status[worker] == OM_OK; r++) {
         a->status[worker] = om_tensor_rows_f32(row, a->c->tensor, r, 1, &a->errors[worker]);
         if (a->status[worker] == OM_OK) {
-            ggml_quantize_chunk((enum ggml_type) a->c->choice->format->ggml_type, row,
-                                a->out + r * row_bytes, 0, 1, n_in, a->importance);
+            ggml_quantize_chunk(
+                (enum ggml_type) a->c->choice->format->ggml_type, row, a->out + r * row_bytes, 0, 1,
+                n_in, a->importance ? a->importance + r / a->c->tensor->ne[1] * n_in : NULL);
         }
     }
 }
@@ -135,7 +136,10 @@ static om_status quantize_candidate(const candidate *c, unsigned char *out, floa
     const om_tensor_stats *t = om_stats_find(stats, c->tensor->name);
     quantize_args a = { .c = c, .out = out };
     om_status status = OM_OK;
-    a.importance = t && om_stats_importance(importance, t, 0) ? importance : NULL;
+    a.importance = t && t->in_sum2 ? importance : NULL;
+    for (int e = 0; a.importance && e < t->experts; e++) {
+        (void) om_stats_importance(importance + e * n_in, t, e);
+    }
     a.rows = om_calloc((size_t) n_workers, (size_t) n_in * sizeof(float));
     a.status = om_calloc((size_t) n_workers, sizeof *a.status);
     a.errors = om_calloc((size_t) n_workers, sizeof *a.errors);
@@ -169,7 +173,8 @@ static om_status quantize_all(lab *l, const char *path, const om_env *env, om_er
     for (int i = 0; i < l->n_candidates; i++) {
         const candidate *c = &l->candidates[i];
         largest = c->choice->bytes > largest ? c->choice->bytes : largest;
-        widest = c->tensor->ne[0] > widest ? c->tensor->ne[0] : widest;
+        const int64_t inputs = c->tensor->ne[0] * c->tensor->ne[2] * c->tensor->ne[3];
+        widest = inputs > widest ? inputs : widest;
         total += c->choice->bytes;
     }
     const int64_t disk = om_disk_free(path);

@@ -19,7 +19,7 @@
 #include "profile/measured.h"
 #include "profile/profile.h"
 #include "profile/qerror.h"
-#include "profile/stats.h"
+#include "profile/stats_make.h"
 
 enum { DEFAULT_WINDOWS = 96, DEFAULT_TOKENS = 512, FEW_WINDOWS = 32 };
 
@@ -66,101 +66,6 @@ static om_status read_windows(om_windows *w, const om_profile_options *o, const 
     return OM_OK;
 }
 
-/* ---- statistics
- * ------------------------------------------------------------------------------------------------------
- */
-
-/* An embedding that is only looked up. It has no matrix input; within a row its error counts by the
- * column marginals, so these, scaled to a mean of one, take the place of E[x²] (method.md eq. 4).
- * And tokens that the text never used will be used: what rows seen once add to F is what another
- * text of this length would add to rows unseen so far (Good & Turing), so the unseen rows share
- * that. */
-static void finish_embedding(om_tensor_stats *t, const om_fisher_weight *w) {
-    double mean = 0, once = 0, unseen = 0, total = 0;
-    for (int64_t i = 0; i < w->n_out; i++) {
-        once += w->seen[i] > 0.5 && w->seen[i] < 1.5 ? w->rows[i] : 0;
-        unseen += w->seen[i] > 0.5 ? 0 : 1;
-        total += w->rows[i];
-    }
-    for (int64_t i = 0; i < w->n_out && unseen > 0; i++) {
-        t->rows[i] += w->seen[i] > 0.5 ? 0 : (float) (once / unseen);
-    }
-    const double more = unseen > 0 && total > 0 ? 1 + once / total : 1;
-    t->total *= more;
-    for (int64_t j = 0; j < w->n_in; j++) {
-        mean += w->cols[j] / (double) w->n_in;
-        t->cols[j] = (float) (w->cols[j] * more);
-    }
-    if (mean <= 0) { /* no gradient was taken (method measured): round without importance */
-        om_free(t->in_sum2);
-        om_free(t->counts);
-        t->in_sum2 = t->counts = NULL;
-        return;
-    }
-    for (int64_t j = 0; j < w->n_in; j++) {
-        t->in_sum2[j] = (float) (w->cols[j] / mean);
-    }
-    t->counts[0] = 1.0F;
-}
-
-static om_status fill_tensor_stats(om_tensor_stats *t, const om_fisher_weight *w, om_error *err) {
-    memcpy(t->name, w->name, sizeof t->name);
-    t->n_in = w->n_in;
-    t->n_out = w->n_out;
-    t->experts = 1;
-    t->in_sum2 = om_calloc((size_t) w->n_in, sizeof(float));
-    t->counts = om_calloc(1, sizeof(float));
-    t->rows = om_calloc((size_t) w->n_out, sizeof(float));
-    t->cols = om_calloc((size_t) w->n_in, sizeof(float));
-    if (!t->in_sum2 || !t->counts || !t->rows || !t->cols) {
-        return om_fail_nomem(err, (size_t) (w->n_out + 2 * w->n_in) * sizeof(float));
-    }
-    for (int64_t i = 0; i < w->n_out; i++) {
-        t->rows[i] = (float) w->rows[i];
-    }
-    for (int64_t j = 0; j < w->n_in; j++) {
-        t->cols[j] = (float) w->cols[j];
-        t->in_sum2[j] = (float) w->in_sum2[j];
-        t->total += w->cols[j];
-    }
-    t->counts[0] = (float) w->count;
-    if (w->count <= 0) {
-        finish_embedding(t, w);
-    }
-    return OM_OK;
-}
-
-static om_status make_stats(om_stats **out, const om_fisher *f, const om_profile *p,
-                            const om_windows *w, om_error *err) {
-    om_status status = OM_OK;
-    om_stats *s = om_calloc(1, sizeof *s);
-    if (!s) {
-        return om_fail_nomem(err, sizeof *s);
-    }
-    s->tensors = om_calloc((size_t) f->n_weights, sizeof *s->tensors);
-    if (!s->tensors) {
-        status = om_fail_nomem(err, (size_t) f->n_weights * sizeof *s->tensors);
-        goto out;
-    }
-    s->n_tensors = f->n_weights;
-    memcpy(s->model_sha256, p->model_sha256, sizeof s->model_sha256);
-    memcpy(s->calib_sha256, w->sha256, sizeof s->calib_sha256);
-    s->n_windows = w->n_windows;
-    s->window_tokens = w->n_tokens;
-    s->tokens = p->tokens;
-    s->seed = p->seed;
-    for (int i = 0; i < f->n_weights; i++) {
-        OM_TRY(fill_tensor_stats(&s->tensors[i], &f->weights[i], err));
-    }
-out:
-    if (status != OM_OK) {
-        om_stats_free(s);
-        return status;
-    }
-    *out = s;
-    return OM_OK;
-}
-
 /* ---- units and their costs ---- */
 
 /* Name, shape and candidates; the nats are still to come. */
@@ -174,7 +79,7 @@ static om_status describe_unit(om_unit *u, const om_tensor *t, const om_tensor_s
     u->layer = t->layer;
     u->n_in = t->ne[0];
     u->n_out = t->ne[1];
-    u->experts = 1;
+    u->experts = stats->experts;
     u->params = om_tensor_params(t);
     u->source = t->format;
     u->fisher_trace = stats->total;
@@ -186,14 +91,34 @@ static om_status describe_unit(om_unit *u, const om_tensor *t, const om_tensor_s
     u->n_choices = n;
     for (int i = 0; i < n; i++) {
         u->choices[i].format = formats[i];
-        u->choices[i].bytes = om_format_size(formats[i], u->n_in, u->n_out);
+        u->choices[i].bytes = om_format_size(formats[i], u->n_in, u->n_out * u->experts);
     }
 out:
     return status;
 }
 
-static om_status describe_units(om_profile *p, const om_model *model, const om_stats *stats,
-                                const char *types, om_error *err) {
+/* What the text showed of each expert, as measured: without the prior of the statistics. */
+static om_status describe_experts(om_unit *u, const om_fisher_weight *w, om_error *err) {
+    double **const arrays[] = { &u->expert.trace, &u->expert.tokens, &u->expert.router_weight,
+                                &u->expert.windows };
+    const double *const sources[] = { NULL, w->count, w->router_weight, w->windows };
+    for (int k = 0; k < 4; k++) {
+        *arrays[k] = om_calloc((size_t) u->experts, sizeof **arrays[k]);
+        if (!*arrays[k]) {
+            return om_fail_nomem(err, (size_t) u->experts * sizeof **arrays[k]);
+        }
+        for (int e = 0; e < u->experts && sources[k]; e++) {
+            (*arrays[k])[e] = sources[k][e];
+        }
+    }
+    for (int64_t i = 0; i < u->experts * u->n_in; i++) {
+        u->expert.trace[i / u->n_in] += w->cols[i];
+    }
+    return OM_OK;
+}
+
+static om_status describe_units(om_profile *p, const om_model *model, const om_fisher *fisher,
+                                const om_stats *stats, const char *types, om_error *err) {
     om_status status = OM_OK;
     const int n = om_model_n_tensors(model);
     p->units = om_calloc((size_t) n, sizeof *p->units);
@@ -205,7 +130,11 @@ static om_status describe_units(om_profile *p, const om_model *model, const om_s
         const om_tensor *t = om_model_tensor(model, i);
         const om_tensor_stats *s = om_stats_find(stats, t->name);
         if (s) {
-            OM_TRY(describe_unit(&p->units[p->n_units++], t, s, types, err));
+            om_unit *u = &p->units[p->n_units++];
+            OM_TRY(describe_unit(u, t, s, types, err));
+            if (u->experts > 1) {
+                OM_TRY(describe_experts(u, &fisher->weights[om_fisher_find(fisher, t->name)], err));
+            }
             continue;
         }
         om_fixed *f = &p->fixed[p->n_fixed++];
@@ -216,22 +145,52 @@ out:
     return status;
 }
 
-static om_status unit_costs(om_unit *u, const om_tensor *t, const om_tensor_stats *stats,
+/* The costs of each expert alone are kept in the statistics file: a plan per expert and the report
+ * want them, and nobody can recompute them without the weights. */
+static om_status room_for_experts(om_tensor_stats *stats, const om_unit *u, om_error *err) {
+    size_t at = 0;
+    stats->nats = om_calloc((size_t) (u->experts * u->n_choices), sizeof *stats->nats);
+    if (!stats->nats) {
+        return om_fail_nomem(err, (size_t) (u->experts * u->n_choices) * sizeof *stats->nats);
+    }
+    stats->n_nats = u->n_choices;
+    for (int i = 0; i < u->n_choices; i++) {
+        const int n = snprintf(stats->nats_types + at, sizeof stats->nats_types - at, "%s%s",
+                               i ? "," : "", u->choices[i].format->name);
+        at += (size_t) n;
+        if (n < 0 || at >= sizeof stats->nats_types) {
+            return om_fail(err, OM_E_INTERNAL, "%s: too many types", u->name);
+        }
+    }
+    return OM_OK;
+}
+
+static om_status unit_costs(om_unit *u, const om_tensor *t, om_tensor_stats *stats,
                             const om_profile *p, om_pool *pool, om_error *err) {
+    om_status status = OM_OK;
     const om_format *formats[OM_CANDIDATES_MAX];
     double nats[OM_CANDIDATES_MAX];
+    if (u->experts > 1) {
+        OM_TRY(room_for_experts(stats, u, err));
+    }
     for (int i = 0; i < u->n_choices; i++) {
         formats[i] = u->choices[i].format;
     }
-    om_status status = om_qerror_tensor(nats, formats, u->n_choices, t, stats, p->tokens,
-                                        om_qerror_default_rows(u->n_out), p->seed, pool, err);
-    for (int i = 0; i < u->n_choices && status == OM_OK; i++) {
-        u->choices[i].nats = nats[i];
+    for (int e = 0; e < u->experts; e++) {
+        OM_TRY(om_qerror_matrix(nats, formats, u->n_choices, t, e, stats, p->tokens,
+                                om_qerror_default_rows(u->n_out, u->experts), p->seed, pool, err));
+        for (int i = 0; i < u->n_choices; i++) {
+            u->choices[i].nats += nats[i];
+            if (stats->nats) {
+                stats->nats[e * u->n_choices + i] = (float) nats[i];
+            }
+        }
     }
+out:
     return status == OM_OK ? OM_OK : om_error_context(err, "costs of %s", u->name);
 }
 
-static om_status predict_costs(om_profile *p, const om_model *model, const om_stats *stats,
+static om_status predict_costs(om_profile *p, const om_model *model, om_stats *stats,
                                const om_env *env, om_error *err) {
     om_status status = OM_OK;
     om_pool *pool = om_pool_new(om_n_threads(env));
@@ -239,8 +198,8 @@ static om_status predict_costs(om_profile *p, const om_model *model, const om_st
         om_unit *u = &p->units[i];
         OM_TRY(om_check_cancel(env, err));
         om_progress(env, "costs", i, p->n_units, "tensors");
-        OM_TRY(unit_costs(u, om_model_find(model, u->name), om_stats_find(stats, u->name), p, pool,
-                          err));
+        om_tensor_stats *s = (om_tensor_stats *) (uintptr_t) om_stats_find(stats, u->name);
+        OM_TRY(unit_costs(u, om_model_find(model, u->name), s, p, pool, err));
     }
     om_progress(env, "costs", p->n_units, p->n_units, "tensors");
 out:
@@ -297,7 +256,7 @@ static void work_key(char key[65], const om_profile *p, const om_windows *w, con
     char text[512], types_key[65];
     om_sha256_bytes(types_key, types ? types : "", types ? strlen(types) : 0);
     const int n =
-        snprintf(text, sizeof text, "%s/2 %s %s %d %d %llu %s", p->method, p->model_sha256,
+        snprintf(text, sizeof text, "%s/3 %s %s %d %d %llu %s", p->method, p->model_sha256,
                  w->sha256, w->n_windows, w->n_tokens, (unsigned long long) p->seed, types_key);
     om_sha256_bytes(key, text, (size_t) n);
 }
@@ -408,11 +367,11 @@ static om_status check_tensors(const om_model *model, const om_fisher *f, om_err
     for (int i = 0; i < om_model_n_tensors(model); i++) {
         const om_tensor *t = om_model_tensor(model, i);
         if (t->may_quantize && om_fisher_find(f, t->name) < 0) {
-            return om_fail(
-                err, OM_E_UNSUPPORTED,
-                "%s is a stack of matrices (%s): mixture-of-experts models cannot be profiled "
-                "yet; use a dense model",
-                t->name, om_model_arch(model));
+            return om_fail(err, OM_E_UNSUPPORTED,
+                           "%s is a stack of matrices that are no experts (%s): such a product has "
+                           "no gradient "
+                           "rule yet",
+                           t->name, om_model_arch(model));
         }
     }
     return f->n_weights > 0
@@ -467,7 +426,10 @@ static om_status collect(job *j, bool measured, om_error *err) {
     } else {
         OM_TRY(om_pass_run(j->fisher, &j->cost, &j->windows, &pass, j->env, err));
     }
-    OM_TRY(make_stats(&j->stats, j->fisher, j->p, &j->windows, err));
+    const om_stats_origin origin = { j->p->model_sha256,  j->windows.sha256, j->windows.n_windows,
+                                     j->windows.n_tokens, j->p->tokens,      j->p->seed };
+    OM_TRY(om_stats_make(&j->stats, j->fisher, &origin, err));
+    om_stats_warn_coverage(j->fisher, &origin, j->env);
 out:
     return status;
 }
@@ -499,7 +461,7 @@ om_status om_profile_run(om_result *out, const om_profile_options *o, const om_e
     const bool measured = o->method && strcmp(o->method, "measured") == 0;
     OM_TRY(job_open(&j, err));
     OM_TRY(collect(&j, measured, err));
-    OM_TRY(describe_units(j.p, j.model, j.stats, o->types, err));
+    OM_TRY(describe_units(j.p, j.model, j.fisher, j.stats, o->types, err));
     const double start = om_now_s();
     if (measured) {
         const om_measured_options m = { o->model, j.checkpoint, j.key, o->restart };

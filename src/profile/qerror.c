@@ -11,18 +11,25 @@
 
 enum { ROW_BLOCK = 8 }; /* rows one work item quantizes */
 
-int64_t om_qerror_default_rows(int64_t n_out) {
-    const int64_t n = n_out / 48 > 64 ? n_out / 48 : 64;
-    return n > 384 ? 384 : n;
+int64_t om_qerror_default_rows(int64_t n_out, int experts) {
+    const int64_t alone = n_out / 48 > 64 ? n_out / 48 : 64;
+    const int64_t n = (alone > 384 ? 384 : alone) * 8 / (experts < 8 ? 8 : experts);
+    return n < 8 ? 8 : n;
 }
+
+/* One matrix of a tensor with its marginals. */
+typedef struct matrix {
+    const om_tensor *tensor;
+    int64_t first, n_out, n_in; /* rows [first, first + n_out) of the tensor */
+    const float *rows, *cols;   /* [n_out], [n_in] marginals of F */
+} matrix;
 
 /* ---- which rows
  * --------------------------------------------------------------------------------------------------
  */
 
 typedef struct energy_args {
-    const om_tensor *tensor;
-    const om_tensor_stats *stats;
+    const matrix *m;
     double *energy; /* [n_out] r_i · Σ_j c_j w_ij² */
     float *scratch; /* [workers, ROW_BLOCK, n_in] */
     int64_t *bad;   /* [workers] first row that is not finite, -1 */
@@ -32,18 +39,19 @@ typedef struct energy_args {
 
 static void row_energies(void *ctx, int64_t first, int64_t last, int worker) {
     const energy_args *a = ctx;
-    const int64_t n_in = a->tensor->ne[0];
+    const int64_t n_in = a->m->n_in;
     float *rows = a->scratch + worker * ROW_BLOCK * n_in;
     for (int64_t r0 = first; r0 < last; r0 += ROW_BLOCK) {
         const int64_t n = r0 + ROW_BLOCK < last ? ROW_BLOCK : last - r0;
-        const om_status status = om_tensor_rows_f32(rows, a->tensor, r0, n, &a->errors[worker]);
+        const om_status status =
+            om_tensor_rows_f32(rows, a->m->tensor, a->m->first + r0, n, &a->errors[worker]);
         if (status != OM_OK) {
             a->status[worker] = status;
             return;
         }
         for (int64_t r = 0; r < n; r++) {
             double lane[8] = { 0 };
-            const float *w = rows + r * n_in, *c = a->stats->cols;
+            const float *w = rows + r * n_in, *c = a->m->cols;
             for (int64_t j = 0; j < n_in; j++) {
                 lane[j & 7] += (double) c[j] * (double) w[j] * (double) w[j];
             }
@@ -54,27 +62,25 @@ static void row_energies(void *ctx, int64_t first, int64_t last, int worker) {
             if (!isfinite(sum) && a->bad[worker] < 0) {
                 a->bad[worker] = r0 + r;
             }
-            a->energy[r0 + r] = sum * (double) a->stats->rows[r0 + r];
+            a->energy[r0 + r] = sum * (double) a->m->rows[r0 + r];
         }
     }
 }
 
-static om_status measure_rows(double *energy, const om_tensor *tensor, const om_tensor_stats *stats,
-                              om_pool *pool, om_error *err) {
+static om_status measure_rows(double *energy, const matrix *m, om_pool *pool, om_error *err) {
     om_status status = OM_OK;
     const int n_workers = om_pool_size(pool);
-    energy_args a = { tensor, stats, energy, NULL, NULL, NULL, NULL };
-    a.scratch = om_calloc((size_t) n_workers, (size_t) (ROW_BLOCK * tensor->ne[0]) * sizeof(float));
+    energy_args a = { m, energy, NULL, NULL, NULL, NULL };
+    a.scratch = om_calloc((size_t) n_workers, (size_t) (ROW_BLOCK * m->n_in) * sizeof(float));
     a.bad = om_calloc((size_t) n_workers, sizeof *a.bad);
     a.status = om_calloc((size_t) n_workers, sizeof *a.status);
     a.errors = om_calloc((size_t) n_workers, sizeof *a.errors);
     if (!a.scratch || !a.bad || !a.status || !a.errors) {
-        status =
-            om_fail_nomem(err, (size_t) (n_workers * ROW_BLOCK * tensor->ne[0]) * sizeof(float));
+        status = om_fail_nomem(err, (size_t) (n_workers * ROW_BLOCK * m->n_in) * sizeof(float));
         goto out;
     }
     memset(a.bad, 0xFF, (size_t) n_workers * sizeof *a.bad);
-    om_parallel_for(pool, om_tensor_n_rows(tensor), 16 * ROW_BLOCK, row_energies, &a);
+    om_parallel_for(pool, m->n_out, 16 * ROW_BLOCK, row_energies, &a);
     for (int w = 0; w < n_workers; w++) {
         if (a.status[w] != OM_OK) {
             *err = a.errors[w];
@@ -83,7 +89,7 @@ static om_status measure_rows(double *energy, const om_tensor *tensor, const om_
             status = om_fail(
                 err, OM_E_NUMERIC,
                 "%s: row %lld holds a weight that is not a finite number; the model is damaged",
-                tensor->name, (long long) a.bad[w]);
+                m->tensor->name, (long long) (m->first + a.bad[w]));
         }
     }
 out:
@@ -102,8 +108,9 @@ typedef struct sample {
 
 /* Systematic sampling with probability in proportion to the energy; rows above the step are
  * certain. */
-static void choose_rows(sample *s, const double *energy, const om_tensor_stats *stats,
-                        int64_t n_out, int64_t want, uint64_t seed, const char *name) {
+static void choose_rows(sample *s, const double *energy, const matrix *m, int64_t want,
+                        uint64_t seed) {
+    const int64_t n_out = m->n_out;
     double total = 0, step = 0;
     int64_t certain = 0;
     for (int64_t i = 0; i < n_out; i++) {
@@ -128,21 +135,21 @@ static void choose_rows(sample *s, const double *energy, const om_tensor_stats *
         certain = now;
         step = rest / (double) (want - certain);
     }
-    om_rng rng = om_rng_at(seed, om_hash_name(name));
+    om_rng rng = om_rng_at(seed, om_hash_name(m->tensor->name) + (uint64_t) (m->first / n_out));
     double at = om_rng_f64(&rng) * step, sum = 0;
     s->n = 0;
     for (int64_t i = 0; i < n_out && total > 0; i++) {
         if (want >= n_out || energy[i] >= step) {
             if (energy[i] > 0) {
                 s->rows[s->n] = i;
-                s->weight[s->n++] = (double) stats->rows[i];
+                s->weight[s->n++] = (double) m->rows[i];
             }
             continue;
         }
         sum += energy[i];
         if (sum > at) {
             s->rows[s->n] = i;
-            s->weight[s->n++] = (double) stats->rows[i] * step / energy[i];
+            s->weight[s->n++] = (double) m->rows[i] * step / energy[i];
             at += step;
         }
     }
@@ -154,8 +161,7 @@ static void choose_rows(sample *s, const double *energy, const om_tensor_stats *
 
 typedef struct error_args {
     const om_format *const *formats;
-    const om_tensor *tensor;
-    const om_tensor_stats *stats;
+    const matrix *m;
     const float *importance; /* [n_in] or NULL */
     const float *source;     /* [n, n_in] sampled rows */
     const sample *s;
@@ -169,7 +175,7 @@ typedef struct error_args {
 /* Item = (format, block of rows). */
 static void block_errors(void *ctx, int64_t first, int64_t last, int worker) {
     const error_args *a = ctx;
-    const int64_t n_in = a->tensor->ne[0];
+    const int64_t n_in = a->m->n_in;
     float *back = a->scratch + worker * ROW_BLOCK * n_in;
     unsigned char *packed = a->packed + (size_t) worker * a->packed_bytes;
     for (int64_t item = first; item < last; item++) {
@@ -177,7 +183,7 @@ static void block_errors(void *ctx, int64_t first, int64_t last, int worker) {
         const int64_t r0 = item % a->blocks * ROW_BLOCK;
         const int64_t n = r0 + ROW_BLOCK < a->s->n ? ROW_BLOCK : a->s->n - r0;
         a->sums[item] = 0;
-        if (format == a->tensor->format) {
+        if (format == a->m->tensor->format) {
             continue;
         }
         const enum ggml_type type = (enum ggml_type) format->ggml_type;
@@ -188,7 +194,7 @@ static void block_errors(void *ctx, int64_t first, int64_t last, int worker) {
             double lane[8] = { 0 };
             for (int64_t j = 0; j < n_in; j++) {
                 const double e = (double) back[r * n_in + j] - (double) source[r * n_in + j];
-                lane[j & 7] += (double) a->stats->cols[j] * e * e;
+                lane[j & 7] += (double) a->m->cols[j] * e * e;
             }
             double sum = 0;
             for (int k = 0; k < 8; k++) {
@@ -207,7 +213,7 @@ static void init_formats(const om_format *const *formats, int n) {
 }
 
 static om_status measure_errors(error_args *a, int n_formats, om_pool *pool, om_error *err) {
-    const int64_t n_in = a->tensor->ne[0];
+    const int64_t n_in = a->m->n_in;
     const int n_workers = om_pool_size(pool);
     for (int i = 0; i < n_formats; i++) {
         const size_t bytes = (size_t) om_format_size(a->formats[i], n_in, ROW_BLOCK);
@@ -224,23 +230,30 @@ static om_status measure_errors(error_args *a, int n_formats, om_pool *pool, om_
     return OM_OK;
 }
 
-om_status om_qerror_tensor(double *nats, const om_format *const *formats, int n_formats,
-                           const om_tensor *tensor, const om_tensor_stats *stats, int64_t tokens,
-                           int64_t n_rows, uint64_t seed, om_pool *pool, om_error *err) {
+om_status om_qerror_matrix(double *nats, const om_format *const *formats, int n_formats,
+                           const om_tensor *tensor, int expert, const om_tensor_stats *stats,
+                           int64_t tokens, int64_t n_rows, uint64_t seed, om_pool *pool,
+                           om_error *err) {
     om_status status = OM_OK;
-    const int64_t n_in = tensor->ne[0], n_out = om_tensor_n_rows(tensor);
+    const int64_t n_in = tensor->ne[0], n_out = stats->n_out;
+    const matrix m = { tensor,
+                       expert * n_out,
+                       n_out,
+                       n_in,
+                       stats->rows + expert * n_out,
+                       stats->cols + expert * n_in };
     sample s = { 0 };
-    error_args a = { .formats = formats, .tensor = tensor, .stats = stats, .s = &s };
+    error_args a = { .formats = formats, .m = &m, .s = &s };
     float *importance = om_calloc((size_t) n_in, sizeof *importance), *source = NULL;
-    double *energy = om_calloc((size_t) n_out, sizeof *energy);
+    double *energy = om_calloc((size_t) n_out, sizeof *energy), total = 0;
     s.rows = om_calloc((size_t) n_out, sizeof *s.rows);
     s.weight = om_calloc((size_t) n_out, sizeof *s.weight);
     if (!importance || !energy || !s.rows || !s.weight) {
         status = om_fail_nomem(err, (size_t) n_out * sizeof *energy);
         goto out;
     }
-    OM_TRY(measure_rows(energy, tensor, stats, pool, err));
-    choose_rows(&s, energy, stats, n_out, n_rows, seed, tensor->name);
+    OM_TRY(measure_rows(energy, &m, pool, err));
+    choose_rows(&s, energy, &m, n_rows, seed);
     source = om_alloc_aligned((size_t) ((s.n + 1) * n_in) * sizeof *source);
     a.blocks = (s.n + ROW_BLOCK - 1) / ROW_BLOCK;
     a.sums = om_calloc((size_t) (n_formats * a.blocks + 1), sizeof *a.sums);
@@ -249,18 +262,22 @@ om_status om_qerror_tensor(double *nats, const om_format *const *formats, int n_
         goto out;
     }
     for (int64_t i = 0; i < s.n; i++) {
-        OM_TRY(om_tensor_rows_f32(source + i * n_in, tensor, s.rows[i], 1, err));
+        OM_TRY(om_tensor_rows_f32(source + i * n_in, tensor, m.first + s.rows[i], 1, err));
     }
     a.source = source;
-    a.importance = om_stats_importance(importance, stats, 0) ? importance : NULL;
+    a.importance = om_stats_importance(importance, stats, expert) ? importance : NULL;
     OM_TRY(measure_errors(&a, n_formats, pool, err));
+    for (int64_t j = 0; j < n_in && stats->experts > 1; j++) {
+        total += (double) m.cols[j];
+    }
+    total = stats->experts > 1 ? total : stats->total;
     for (int f = 0; f < n_formats; f++) {
         double sum = 0;
         for (int64_t b = 0; b < a.blocks; b++) {
             sum += a.sums[f * a.blocks + b];
         }
         /* F_ij ≈ r_i c_j / total */
-        nats[f] = stats->total > 0 ? sum / stats->total / (2.0 * (double) tokens) : 0.0;
+        nats[f] = total > 0 ? sum / total / (2.0 * (double) tokens) : 0.0;
     }
 out:
     om_free(importance);

@@ -12,23 +12,27 @@
 #include "model/gguf.h"
 #include "profile/stats.h"
 
-/** Rows sampled of a matrix with n_out rows when nothing else is asked for. */
-int64_t om_qerror_default_rows(int64_t n_out);
+/** Rows sampled of each matrix [n_out, …] of a stack of `experts` (1: no stack) when nothing else
+ * is asked for. An expert alone needs fewer: what is decided is the type of the stack, whose error
+ * is the sum. */
+int64_t om_qerror_default_rows(int64_t n_out, int experts);
 
-/** nats [n_formats] of a matrix in each format.
+/** nats [n_formats] of one matrix in each format.
  *
- *  tensor   the matrix [n_out, n_in]
+ *  tensor   the matrix [n_out, n_in], or a stack of them, and `expert`, which one (0: the first)
  *  stats    its marginals; rows and cols must be there. Rounding uses om_stats_importance when
- * there is one. tokens   N of eq. (1) n_rows   rows to sample, >= n_out: all (exact) seed     with
- * the tensor's name: which rows
+ *           there is one.
+ *  tokens   N of eq. (1)
+ *  n_rows   rows to sample, >= n_out: all (exact)
+ *  seed     with the tensor's name and the expert: which rows
  *
  *  The source's own format costs 0. Errors: OM_E_NUMERIC (a weight that is not finite, with its
- * row), OM_E_NOMEM. Cost: one read of the tensor, n_rows rows quantized and dequantized per format,
- * in parallel on the pool.
+ *  row), OM_E_NOMEM. Cost: one read of the matrix, n_rows rows quantized and dequantized per
+ *  format, in parallel on the pool.
  */
-om_status om_qerror_tensor(double *nats, const om_format *const *formats, int n_formats,
-                           const om_tensor *tensor, const om_tensor_stats *stats, int64_t tokens,
-                           int64_t n_rows, uint64_t seed, om_pool *pool,
+om_status om_qerror_matrix(double *nats, const om_format *const *formats, int n_formats,
+                           const om_tensor *tensor, int expert, const om_tensor_stats *stats,
+                           int64_t tokens, int64_t n_rows, uint64_t seed, om_pool *pool,
                            om_error *err) OM_WARN_UNUSED;
 
 #endif

@@ -5,8 +5,9 @@
  * diagonal F = sum over windows of G∘G,
  * "<name>.fisher_rows" [n_out, experts], "<name>.fisher_cols" [n_in, experts] in F32
  * (docs/method.md eq. 2, 3). A stack of experts also has "<name>.expert_nats" [types, experts], the
- * cost of each expert alone, with the types in "optimum.stats.types.<name>". The pass accumulates in double; what is kept is rounded to F32 once
- * (7 digits, far below the sampling error), only the totals stay double (metadata). */
+ * cost of each expert alone, with the types in "optimum.stats.types.<name>". The pass accumulates
+ * in double; what is kept is rounded to F32 once (7 digits, far below the sampling error), only the
+ * totals stay double (metadata). */
 #ifndef OM_PROFILE_STATS_H
 #define OM_PROFILE_STATS_H
 

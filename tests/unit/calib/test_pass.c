@@ -43,7 +43,7 @@ static om_fisher *new_fisher(void) {
 static void assert_same(const om_fisher *a, const om_fisher *b) {
     for (int i = 0; i < a->n_weights; i++) {
         const om_fisher_weight *x = &a->weights[i], *y = &b->weights[i];
-        assert_true(x->count == y->count);
+        assert_true(*x->count == *y->count);
         assert_memory_equal(x->rows, y->rows, (size_t) x->n_out * sizeof(double));
         assert_memory_equal(x->cols, y->cols, (size_t) x->n_in * sizeof(double));
         assert_memory_equal(x->in_sum2, y->in_sum2, (size_t) x->n_in * sizeof(double));
@@ -153,7 +153,7 @@ static void test_checkpoint(void **state) {
         f->weights[i].cols[f->weights[i].n_in - 1] = 1.0 / 3.0;
         f->weights[i].in_sum2[3] = 5e-300;
         f->weights[i].seen[1] = 2;
-        f->weights[i].count = 77;
+        *f->weights[i].count = 77;
     }
     const char *path = om_tmpdir_path(dir, "checkpoint");
     int done = -1;
@@ -182,7 +182,7 @@ static void test_checkpoint(void **state) {
         assert_int_equal(om_fisher_load(empty, &done, path, key, &none), OM_OK);
         assert_int_equal(done, 0);
         assert_int_equal(none.status, OM_OK); /* no stale message that a later failure would show */
-        assert_true(empty->weights[0].count == 0 && empty->weights[0].rows[0] == 0);
+        assert_true(*empty->weights[0].count == 0 && empty->weights[0].rows[0] == 0);
     }
     om_fisher_free(f);
     om_fisher_free(g);

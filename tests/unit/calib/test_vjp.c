@@ -353,6 +353,9 @@ static void test_concat_and_sums(void **state) {
         check_and_close(&b, 3, true);
     }
     bench b;
+    open_bench(&b, "REPEAT");
+    b.node = ggml_repeat_4d(b.ctx, random_f32(&b, 21, 1, 3, 1), 42, 4, 3, 2);
+    check_and_close(&b, 1, false);
     open_bench(&b, "SUM_ROWS");
     b.node = ggml_sum_rows(b.ctx, random_f32(&b, 21, 5, 3, 2));
     check_and_close(&b, 1, false);
@@ -393,6 +396,18 @@ static void test_set_rows(void **state) {
     struct ggml_tensor *cache = random_f32(&b, 1, 9, 1, 1);
     b.node = ggml_set_rows(b.ctx, cache, random_f32(&b, 1, 4, 1, 1),
                            integers(&b, GGML_TYPE_I64, 4, 1, rows));
+    check_and_close(&b, 1, false);
+}
+
+/* A bias for each chosen expert: [n, K, T] plus rows of [n, experts]. */
+static void test_add_id(void **state) {
+    (void) state;
+    static const int32_t chosen[] = { 2, 0, 1, 3, 0, 1 };
+    bench b;
+    open_bench(&b, "ADD_ID");
+    struct ggml_tensor *x = random_f32(&b, 20, 2, 3, 1);
+    b.node = ggml_add_id(b.ctx, x, random_f32(&b, 20, 4, 1, 1),
+                         integers(&b, GGML_TYPE_I32, 2, 3, chosen));
     check_and_close(&b, 1, false);
 }
 
@@ -607,7 +622,7 @@ static void test_glu(void **state) {
     for (int32_t op = 0; op < GGML_GLU_OP_COUNT; op++) {
         supported += om_vjp_find(GGML_OP_GLU, &op) != NULL;
     }
-    assert_int_equal(supported, sizeof ops / sizeof *ops);
+    assert_int_equal(supported, sizeof ops / sizeof *ops + 1); /* SWIGLU_OAI: next test */
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
         for (int form = 0; form < 3; form++) { /* split, single, single swapped */
             bench b;
@@ -621,6 +636,17 @@ static void test_glu(void **state) {
     }
 }
 
+/* gpt-oss: both branches are clamped, so values stay off the clamps by more than a step. */
+static void test_swiglu_oai(void **state) {
+    (void) state;
+    bench b;
+    open_bench(&b, "SWIGLU_OAI");
+    struct ggml_tensor *x = keep_off(random_f32(&b, 29, 9, 2, 1), 1.0F);
+    struct ggml_tensor *z = keep_off(keep_off(random_f32(&b, 29, 9, 2, 1), 1.0F), -1.0F);
+    b.node = ggml_swiglu_oai(b.ctx, x, z, 1.702F, 1.0F);
+    check_and_close(&b, 3, false);
+}
+
 /* ---- the table ---- */
 
 static void test_table(void **state) {
@@ -628,9 +654,9 @@ static void test_table(void **state) {
     int32_t params[16] = { 0 };
     char name[48];
     assert_null(om_vjp_find(GGML_OP_FLASH_ATTN_EXT, params));
-    params[0] = GGML_GLU_OP_SWIGLU_OAI;
+    params[0] = GGML_GLU_OP_SWIGLU_CLAMP;
     assert_null(om_vjp_find(GGML_OP_GLU, params));
-    assert_string_equal(om_vjp_op_name(name, GGML_OP_GLU, params), "GLU(SWIGLU_OAI)");
+    assert_string_equal(om_vjp_op_name(name, GGML_OP_GLU, params), "GLU(SWIGLU_CLAMP)");
     params[0] = GGML_UNARY_OP_STEP;
     assert_null(om_vjp_find(GGML_OP_UNARY, params));
     assert_string_equal(om_vjp_op_name(name, GGML_OP_UNARY, params), "UNARY(STEP)");
@@ -669,20 +695,14 @@ static int close_computes(void **state) {
 int main(void) {
     printf("seed %d\n", SEED);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_binary),
-        cmocka_unit_test(test_scale_and_clamp),
-        cmocka_unit_test(test_copies),
-        cmocka_unit_test(test_concat_and_sums),
-        cmocka_unit_test(test_get_rows),
-        cmocka_unit_test(test_set_rows),
-        cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_norms),
-        cmocka_unit_test(test_soft_max),
-        cmocka_unit_test(test_mul_mat),
-        cmocka_unit_test(test_mul_mat_refuses),
-        cmocka_unit_test(test_unary),
-        cmocka_unit_test(test_glu),
-        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_binary),     cmocka_unit_test(test_scale_and_clamp),
+        cmocka_unit_test(test_copies),     cmocka_unit_test(test_concat_and_sums),
+        cmocka_unit_test(test_get_rows),   cmocka_unit_test(test_set_rows),
+        cmocka_unit_test(test_add_id),     cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_norms),      cmocka_unit_test(test_soft_max),
+        cmocka_unit_test(test_mul_mat),    cmocka_unit_test(test_mul_mat_refuses),
+        cmocka_unit_test(test_unary),      cmocka_unit_test(test_glu),
+        cmocka_unit_test(test_swiglu_oai), cmocka_unit_test(test_table),
     };
     return cmocka_run_group_tests(tests, open_computes, close_computes);
 }
