@@ -2,9 +2,10 @@
 """How well a profile predicts the truth of prediction_truth.py: Spearman's rank correlation inside each type and the
 median of predicted / measured.
 
-    prediction_compare.py PROFILE.json TRUTH.json [--floor 0]
+    prediction_compare.py PROFILE.json TRUTH.json [--floor 0] [--stats STATS.gguf]
 
-Pairs whose measured divergence is below --floor nats are left out of the ratio (never of the ranks).
+Pairs whose measured divergence is below --floor nats are left out of the ratio (never of the ranks). A truth of single
+experts ("NAME#EXPERT") is compared with the costs per expert of --stats (needs the PyPI package gguf).
 """
 import argparse
 import json
@@ -24,19 +25,36 @@ def spearman(x, y):
     return statistics.correlation(a, b)
 
 
+def of_experts(path):
+    """{"NAME#EXPERT": {type: nats}} of a statistics file."""
+    import gguf
+
+    reader, out = gguf.GGUFReader(path), {}
+    for t in reader.tensors:
+        name, _, what = t.name.rpartition(".")
+        if what == "expert_nats":
+            types = reader.fields[f"optimum.stats.types.{name}"].contents().split(",")
+            for e, row in enumerate(t.data):
+                out[f"{name}#{e}"] = dict(zip(types, map(float, row)))
+    return out
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("profile")
     p.add_argument("truth")
     p.add_argument("--floor", type=float, default=0.0)
+    p.add_argument("--stats")
     args = p.parse_args()
-    profile = {t["name"]: t["types"] for t in json.load(open(args.profile))["tensors"]}
+    predicted = {t["name"]: {k: v["nats"] for k, v in t["types"].items()} for t in json.load(open(args.profile))["tensors"]}
+    if args.stats:
+        predicted |= of_experts(args.stats)
     truth = json.load(open(args.truth))
     by_type = {}
     for name, kinds in truth.items():
         for kind, measured in kinds.items():
-            if kind in profile[name]:
-                by_type.setdefault(kind, []).append((profile[name][kind]["nats"], measured, name))
+            if kind in predicted.get(name, {}):
+                by_type.setdefault(kind, []).append((predicted[name][kind], measured, name))
     print(f"{'type':8} {'tensors':>7} {'Spearman':>9} {'median ratio':>13} {'10 %':>7} {'90 %':>7} {'sum pred':>10} {'sum meas':>10}")
     for kind, rows in sorted(by_type.items()):
         if len(rows) < 5:

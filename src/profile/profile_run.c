@@ -27,20 +27,6 @@ enum { DEFAULT_WINDOWS = 96, DEFAULT_TOKENS = 512, FEW_WINDOWS = 32 };
  * -------------------------------------------------------------------------------------------------------
  */
 
-/* Keep n windows spread evenly over the text: a text often changes its kind from beginning to end.
- */
-static void spread_windows(om_windows *w, int n) {
-    if (n >= w->n_windows) {
-        return;
-    }
-    const size_t bytes = (size_t) w->n_tokens * sizeof *w->tokens;
-    for (int i = 0; i < n; i++) {
-        const int64_t from = (int64_t) i * w->n_windows / n;
-        memmove(w->tokens + (int64_t) i * w->n_tokens, w->tokens + from * w->n_tokens, bytes);
-    }
-    w->n_windows = n;
-}
-
 static om_status read_windows(om_windows *w, const om_profile_options *o, const om_env *env,
                               om_error *err) {
     const int n_tokens = o->window_tokens ? o->window_tokens : DEFAULT_TOKENS;
@@ -56,7 +42,7 @@ static om_status read_windows(om_windows *w, const om_profile_options *o, const 
         om_log(env, OM_LOG_WARN, "the text gives %d windows of %d tokens, not %d", w->n_windows,
                n_tokens, want);
     }
-    spread_windows(w, want);
+    om_windows_spread(w, want);
     if (w->n_windows < FEW_WINDOWS) {
         om_log(env, OM_LOG_WARN,
                "only %d windows: types will be ranked well, but the predicted level comes out too "
