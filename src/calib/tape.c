@@ -307,9 +307,11 @@ static om_status keep_router_weights(om_tape *t, const om_tape_node *n,
  */
 
 /* A choice is piecewise constant: no gradient passes it (what a changed choice costs is measured
- * apart, docs/method.md). */
-static bool is_choice(enum ggml_op op) {
-    return op == GGML_OP_ARGSORT || op == GGML_OP_TOP_K || op == GGML_OP_ARGMAX;
+ * apart, docs/method.md). Nor does it pass FILL, which takes its source's shape alone (experts
+ * outside of the chosen groups). */
+static bool passes_no_gradient(enum ggml_op op) {
+    return op == GGML_OP_ARGSORT || op == GGML_OP_TOP_K || op == GGML_OP_ARGMAX ||
+           op == GGML_OP_FILL;
 }
 
 static bool moves_no_data(enum ggml_op op) {
@@ -452,7 +454,7 @@ bool om_tape_callback(struct ggml_tensor *node, bool ask, void *ud) {
         (void) om_fail_nomem(&t->err, (size_t) t->n_slots * sizeof(int));
         return ask;
     }
-    if (moves_no_data(node->op) || is_choice(node->op)) {
+    if (moves_no_data(node->op) || passes_no_gradient(node->op)) {
         return true;
     }
     const int weight = weight_index(t, node);
