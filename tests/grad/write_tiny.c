@@ -21,7 +21,9 @@ int main(int argc, char **argv) {
                          strcmp(argv[1], "gpt-oss") == 0 || strcmp(argv[1], "dots1") == 0;
     om_tiny_model_write_with(
         argv[3],
-        &(om_tiny_options){ .arch = mixtral ? "llama" : groups ? "dots1" : argv[1],
+        &(om_tiny_options){ .arch = mixtral  ? "llama"
+                                    : groups ? "dots1"
+                                             : argv[1],
                             .type = strcmp(argv[2], "bf16") == 0 ? GGML_TYPE_BF16 : GGML_TYPE_F32,
                             .n_layer = (int) strtol(argv[4], NULL, 10),
                             .n_embd = 128,
