@@ -1,9 +1,10 @@
 /* Model -> profile.json and statistics as a profile of it would look, with invented numbers: what
  * the stages after the profile are given for models too large to run here.
  *
- *   robust_large MODEL.gguf PROFILE.json STATS.gguf
+ *   robust_large MODEL.gguf PROFILE.json STATS.gguf [hash]
  *
- * The statistics are a header and a hole in the file; the model's own digest is not computed. */
+ * The statistics are a header and a hole in the file. The model's own digest is invented too,
+ * unless it is asked for: without it the model can be planned for, and not be quantized. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -85,12 +86,13 @@ static om_status add_unit(om_profile *p, const om_tensor *t, om_error *err) {
     return add_choices(u, t, &rng, err);
 }
 
-static om_status describe(om_profile *p, const om_model *model, const char *stats, om_error *err) {
+static om_status describe(om_profile *p, const om_model *model, const char *sha256,
+                          const char *stats, om_error *err) {
     om_status status = OM_OK;
     const int n = om_model_n_tensors(model);
     snprintf(p->model_path, sizeof p->model_path, "%s", om_model_path(model));
     snprintf(p->arch, sizeof p->arch, "%s", om_model_arch(model));
-    om_sha256_bytes(p->model_sha256, "large", 5);
+    snprintf(p->model_sha256, sizeof p->model_sha256, "%s", sha256);
     p->params = om_model_params(model);
     p->file_bytes = om_model_file_bytes(model);
     p->metadata_bytes = om_gguf_metadata_bytes(model);
@@ -130,14 +132,12 @@ static void add_part(struct gguf_context *g, struct ggml_context *ctx, const om_
     gguf_add_tensor(g, t);
 }
 
-static void write_stats(const char *path, const om_model *model) {
+static void write_stats(const char *path, const om_model *model, const char *sha256) {
     const int n = om_model_n_tensors(model);
     struct ggml_context *ctx = ggml_init((struct ggml_init_params){
         .mem_size = (size_t) (4 * n + 1) * ggml_tensor_overhead(), .no_alloc = true });
     struct gguf_context *g = gguf_init_empty();
     const char *dataset = "text";
-    char sha256[65];
-    om_sha256_bytes(sha256, "large", 5);
     gguf_set_val_str(g, "general.type", "imatrix");
     gguf_set_arr_str(g, "imatrix.datasets", &dataset, 1);
     gguf_set_val_u32(g, "imatrix.chunk_count", WINDOWS);
@@ -167,13 +167,18 @@ int main(int argc, char **argv) {
     om_error err = { 0 };
     om_model *model = NULL;
     om_profile *p = room(1, sizeof *p);
-    if (argc != 4) {
-        die("usage: robust_large MODEL.gguf PROFILE.json STATS.gguf");
+    char sha256[65];
+    if (argc != 4 && argc != 5) {
+        die("usage: robust_large MODEL.gguf PROFILE.json STATS.gguf [hash]");
     }
+    om_sha256_bytes(sha256, "large", 5);
     om_status status = om_model_open(&model, argv[1], &err);
+    if (status == OM_OK && argc == 5) {
+        status = om_model_sha256(sha256, model, NULL, &err);
+    }
     if (status == OM_OK) {
-        write_stats(argv[3], model);
-        status = describe(p, model, argv[3], &err);
+        write_stats(argv[3], model, sha256);
+        status = describe(p, model, sha256, argv[3], &err);
     }
     if (status == OM_OK) {
         status = om_profile_write(p, argv[2], &err);

@@ -150,7 +150,8 @@ static double dot(const float *a, const float *b, int64_t n) {
 }
 
 static bool has_router(const window *w) {
-    return om_fisher_find(w->f, "blk.0.ffn_down_exps.weight") >= 0;
+    return om_fisher_find(w->f, "blk.0.ffn_down_exps.weight") >= 0 ||
+           om_fisher_find(w->f, "blk.1.ffn_down_exps.weight") >= 0; /* after a dense layer */
 }
 
 /* d [n]; elements of D have a mean square of one. The step is relative to the weight's elements.
@@ -249,6 +250,7 @@ static void check_model(const om_tiny_options *o, bool table) {
         const bool product =
             strcmp(fw->name, "token_embd.weight") != 0 || om_fisher_find(w.f, "output.weight") < 0;
         assert_true(count == (product ? fw->experts > 1 ? T * n_used : T : 0));
+        assert_true(fw->experts == 1 || fw->router_weight[0] > 0 || fw->count[0] == 0);
     }
     close_window(&w);
 }
@@ -314,6 +316,40 @@ static void test_qwen3moe(void **state) {
     om_tiny_options o = small("qwen3moe");
     o.n_expert = 6;
     o.n_expert_used = 3;
+    check_model(&o, false);
+}
+
+/* Weights that do not add up to one, and an expert for all tokens behind its own gate. */
+static void test_qwen2moe(void **state) {
+    (void) state;
+    om_tiny_options o = small("qwen2moe");
+    o.n_expert_used = 1;
+    o.n_layer = 1;
+    check_model(&o, false);
+}
+
+static void test_olmoe(void **state) {
+    (void) state;
+    om_tiny_options o = small("olmoe");
+    o.n_layer = 1;
+    check_model(&o, false);
+}
+
+/* Attention sinks, a window shorter than the text, biases everywhere, softmax of the chosen. */
+static void test_gpt_oss(void **state) {
+    (void) state;
+    om_tiny_options o = small("gpt-oss");
+    o.n_window = 8;
+    check_model(&o, false);
+}
+
+/* A dense layer first, a sigmoid as router, a bias on the choice among the best groups. */
+static void test_dots1(void **state) {
+    (void) state;
+    om_tiny_options o = small("dots1");
+    o.n_expert = 8;
+    o.n_expert_used = 3;
+    o.n_expert_groups = 4;
     check_model(&o, false);
 }
 
@@ -400,11 +436,13 @@ static int remove_dir(void **state) {
 int main(void) {
     printf("seed %d\n", SEED);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama),   cmocka_unit_test(test_qwen2),
-        cmocka_unit_test(test_qwen3),   cmocka_unit_test(test_gemma2),
-        cmocka_unit_test(test_gemma3),  cmocka_unit_test(test_phi3),
-        cmocka_unit_test(test_mixtral), cmocka_unit_test(test_qwen3moe),
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_bad_labels),
+        cmocka_unit_test(test_llama),    cmocka_unit_test(test_qwen2),
+        cmocka_unit_test(test_qwen3),    cmocka_unit_test(test_gemma2),
+        cmocka_unit_test(test_gemma3),   cmocka_unit_test(test_phi3),
+        cmocka_unit_test(test_mixtral),  cmocka_unit_test(test_qwen3moe),
+        cmocka_unit_test(test_qwen2moe), cmocka_unit_test(test_olmoe),
+        cmocka_unit_test(test_gpt_oss),  cmocka_unit_test(test_dots1),
+        cmocka_unit_test(test_threads),  cmocka_unit_test(test_bad_labels),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
