@@ -294,7 +294,7 @@ om_status om_quantize(om_result *out, const om_quantize_options *options, const 
     status = check_size(plan, allocation, err);
     if (status != OM_OK) { /* sizes are wrong mostly because the model is another one */
         om_error why = { 0 };
-        if (check_model(model_sha256, model, allocation, env, &why) != OM_OK) {
+        if (!options->dry_run && check_model(model_sha256, model, allocation, env, &why) != OM_OK) {
             *err = why;
             status = why.status;
         }

@@ -278,27 +278,45 @@ static om_status find_route(om_tape *t, int *out, const struct ggml_tensor *ids)
     if (!grow((void **) &t->routes, &t->cap_routes, t->n_routes, sizeof *t->routes)) {
         return om_fail_nomem(&t->err, sizeof *t->routes);
     }
-    t->routes[t->n_routes] = (om_route){ .id = ids, .n_used = ids->ne[0], .n_tokens = ids->ne[1] };
+    t->routes[t->n_routes] = (om_route){ .id = ids };
     *out = t->n_routes++;
     return OM_OK;
 }
 
-/* The experts' outputs [C, K, T] times [1, K, T]: the second factor is what the router gives to
- * each choice. Told by its shape, so that no architecture needs to be known. */
+/* The choice that the rows in `t` were gathered by, through whatever normalises and scales them. */
+static const struct ggml_tensor *gathered_by(const struct ggml_tensor *t) {
+    for (int depth = 0; t && depth < 16; depth++, t = t->src[0]) {
+        if (t->op == GGML_OP_GET_ROWS) {
+            return t->src[1];
+        }
+    }
+    return NULL;
+}
+
+/* The experts' outputs, or their inputs, [C, K, T] times [1, K, T] that was gathered by a choice:
+ * the second factor is what the router gives to each. No architecture needs to be known. */
 static om_status keep_router_weights(om_tape *t, const om_tape_node *n,
                                      const struct ggml_tensor *node) {
-    om_route *r = t->n_routes ? &t->routes[t->n_routes - 1] : NULL;
     const int64_t *w = node->src[1]->ne, *x = node->src[0]->ne;
-    if (!r || r->weights || t->measure || n->saved[1] < 0 || w[0] != 1 || w[1] != r->n_used ||
-        w[2] != r->n_tokens || w[3] != 1 || x[1] != w[1] || x[2] != w[2]) {
+    if (t->measure || n->saved[1] < 0 || w[0] != 1 || w[3] != 1 || x[1] != w[1] || x[2] != w[2]) {
         return OM_OK;
     }
+    const struct ggml_tensor *ids = gathered_by(node->src[1]);
+    if (!ids || ids->ne[0] != w[1] || ids->ne[1] != w[2] || ids->ne[2] != 1 || ids->ne[3] != 1) {
+        return OM_OK;
+    }
+    int route = -1;
+    om_status status = find_route(t, &route, ids);
     const size_t bytes = (size_t) (w[1] * w[2]) * sizeof(float);
-    r->weights = om_calloc(1, bytes);
-    if (!r->weights) {
+    if (status != OM_OK || t->routes[route].weights) {
+        return status;
+    }
+    float *copy = om_calloc(1, bytes);
+    if (!copy) {
         return om_fail_nomem(&t->err, bytes);
     }
-    memcpy(r->weights, t->saved[n->saved[1]].array.data, bytes);
+    memcpy(copy, t->saved[n->saved[1]].array.data, bytes);
+    t->routes[route].weights = copy;
     return OM_OK;
 }
 
@@ -307,9 +325,11 @@ static om_status keep_router_weights(om_tape *t, const om_tape_node *n,
  */
 
 /* A choice is piecewise constant: no gradient passes it (what a changed choice costs is measured
- * apart, docs/method.md). */
-static bool is_choice(enum ggml_op op) {
-    return op == GGML_OP_ARGSORT || op == GGML_OP_TOP_K || op == GGML_OP_ARGMAX;
+ * apart, docs/method.md). Nor does it pass FILL, which takes its source's shape alone (experts
+ * outside of the chosen groups). */
+static bool passes_no_gradient(enum ggml_op op) {
+    return op == GGML_OP_ARGSORT || op == GGML_OP_TOP_K || op == GGML_OP_ARGMAX ||
+           op == GGML_OP_FILL;
 }
 
 static bool moves_no_data(enum ggml_op op) {
@@ -452,7 +472,7 @@ bool om_tape_callback(struct ggml_tensor *node, bool ask, void *ud) {
         (void) om_fail_nomem(&t->err, (size_t) t->n_slots * sizeof(int));
         return ask;
     }
-    if (moves_no_data(node->op) || is_choice(node->op)) {
+    if (moves_no_data(node->op) || passes_no_gradient(node->op)) {
         return true;
     }
     const int weight = weight_index(t, node);

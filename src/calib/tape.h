@@ -55,7 +55,6 @@ typedef struct om_tape_node {
 /** One choice of experts: what the products that share it are told. */
 typedef struct om_route {
     const struct ggml_tensor *id; /* the tensor of choices */
-    int64_t n_used, n_tokens;     /* K, T */
     float *weights; /* [T, K] what the router gives each choice, owned; NULL: not seen */
 } om_route;
 

@@ -28,13 +28,17 @@ void om_stats_free(om_stats *s) {
         return;
     }
     for (int i = 0; i < s->n_tensors; i++) {
-        om_free(s->tensors[i].in_sum2);
-        om_free(s->tensors[i].counts);
-        om_free(s->tensors[i].rows);
-        om_free(s->tensors[i].cols);
-        om_free(s->tensors[i].nats);
+        const om_tensor_stats *t = &s->tensors[i];
+        float *const arrays[] = { t->in_sum2, t->rows, t->cols, t->nats };
+        for (unsigned k = 0; k < 4; k++) {
+            if (!(t->mapped >> k & 1U)) {
+                om_free(arrays[k]);
+            }
+        }
+        om_free(t->counts);
     }
     om_free(s->tensors);
+    om_map_close(&s->map);
     om_free(s);
 }
 

@@ -27,6 +27,8 @@ typedef struct om_tensor_stats {
                        not a stack */
     int n_nats;
     char nats_types[256]; /* "q4_K,q8_0": comma-separated, n_nats of them */
+    unsigned mapped; /* bit k: the k-th of in_sum2, rows, cols, nats lies in om_stats.map and is
+                        read-only */
 } om_tensor_stats;
 
 typedef struct om_stats {
@@ -37,11 +39,12 @@ typedef struct om_stats {
     int64_t tokens;
     uint64_t seed;
     char sha256[65]; /* of the file, filled by om_stats_read */
+    om_map map;      /* owned; of the file that om_stats_read was given */
 } om_stats;
 
 /** Read our statistics, or any imatrix (GGUF, or the legacy .dat): rows, cols are NULL then. *out
- * owned. Errors: OM_E_IO, OM_E_FORMAT, OM_E_NUMERIC (not finite or negative values, with the
- * tensor's name). */
+ * owned; the large arrays stay in the file and are not to be written to. Errors: OM_E_IO,
+ * OM_E_FORMAT, OM_E_NUMERIC (not finite or negative values, with the tensor's name). */
 om_status om_stats_read(om_stats **out, const char *path, om_error *err) OM_WARN_UNUSED;
 /** The same for bytes in memory; `name` is for messages. */
 om_status om_stats_parse(om_stats **out, const om_map *bytes, const char *name,

@@ -1,5 +1,8 @@
 /* Reads statistics: our own GGUF, llama-imatrix's GGUF, or the legacy imatrix .dat.
  *
+ * A stack of experts has megabytes of statistics and a large model gigabytes, so what a GGUF holds
+ * is checked and left in the mapping, whose pages are given back behind the check.
+ *
  * All three are untrusted. GGUF's container is checked by om_model_open (bounds, overlaps,
  * duplicate names); here the parts are paired by name, their shapes compared, and every value
  * checked to be finite and not negative. The legacy format has no shapes at all: an entry is a flat
@@ -84,6 +87,7 @@ typedef struct source {
     const char *path;
     om_map map;
     om_gguf_file file;
+    bool keep; /* it is a mapping, and outlives the reading */
 } source;
 
 /* The tensors of one entry; NULL: not in the file. */
@@ -95,17 +99,37 @@ static int64_t n_values(const om_gguf_info *t) {
     return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
 }
 
-static om_status copy_part(float **out, const source *src, const om_gguf_info *part,
-                           const char *name, int kind, om_error *err) {
+/* Bits of om_tensor_stats.mapped; counts are few, and always copied. */
+static const unsigned mapped_bits[N_PARTS] = { [IN_SUM2] = 1, [ROWS] = 2, [COLS] = 4, [NATS] = 8 };
+
+static om_status take_part(float **out, om_tensor_stats *t, const source *src,
+                           const om_gguf_info *part, int kind, om_error *err) {
     const int64_t n = n_values(part);
-    float *v = om_calloc((size_t) n, sizeof *v);
-    if (v == NULL) {
-        return om_fail_nomem(err, (size_t) n * sizeof *v);
+    const size_t at = src->file.data_start + part->offset, bytes = (size_t) n * sizeof(float);
+    /* A hostile alignment may leave the data unaligned. */
+    if (src->keep && mapped_bits[kind] != 0 && at % sizeof(float) == 0) {
+        *out = (float *) (uintptr_t) (src->map.data + at);
+        t->mapped |= mapped_bits[kind];
+    } else {
+        *out = om_calloc((size_t) n, sizeof **out);
+        if (*out == NULL) {
+            return om_fail_nomem(err, bytes);
+        }
+        memcpy(*out, src->map.data + at, bytes);
     }
-    /* Copied byte-wise: a hostile alignment may leave the data unaligned. */
-    memcpy(v, src->map.data + src->file.data_start + part->offset, (size_t) n * sizeof *v);
-    *out = v;
-    return check_values(v, n, kind == COUNTS ? count_max : INFINITY, name, suffixes[kind], err);
+    return check_values(*out, n, kind == COUNTS ? count_max : INFINITY, t->name, suffixes[kind],
+                        err);
+}
+
+/* The pages of an entry that has been read. */
+static void forget(const source *src, const parts_of_entry *parts) {
+    for (int k = 0; k < N_PARTS && src->keep; k++) {
+        const om_gguf_info *part = parts->at[k];
+        if (part != NULL) {
+            om_map_forget(&src->map, src->file.data_start + part->offset,
+                          (size_t) n_values(part) * sizeof(float));
+        }
+    }
 }
 
 static om_status shape_error(const om_tensor_stats *t, const source *src, om_error *err) {
@@ -213,7 +237,7 @@ static om_status read_entry(om_tensor_stats *t, const parts_of_entry *parts, con
     OM_TRY(set_shape(t, parts, src, err));
     for (int k = 0; k < N_PARTS; k++) {
         if (parts->at[k] != NULL) {
-            OM_TRY(copy_part(to[k], src, parts->at[k], t->name, k, err));
+            OM_TRY(take_part(to[k], t, src, parts->at[k], k, err));
         }
     }
     if (t->rows != NULL) {
@@ -222,6 +246,7 @@ static om_status read_entry(om_tensor_stats *t, const parts_of_entry *parts, con
     if (t->nats != NULL) {
         OM_TRY(read_nats_types(t, src, err));
     }
+    forget(src, parts);
 out:
     return status;
 }
@@ -264,9 +289,10 @@ static int split_name(char name[64], const char *full) {
     return -1;
 }
 
-static om_status read_gguf(om_stats *s, const om_map *map, const char *path, om_error *err) {
+static om_status read_gguf(om_stats *s, const om_map *map, bool keep, const char *path,
+                           om_error *err) {
     om_status status = OM_OK;
-    source src = { .path = path, .map = *map };
+    source src = { .path = path, .map = *map, .keep = keep };
     index_of ix = { 0 };
     parts_of_entry *parts = NULL;
 
@@ -362,14 +388,15 @@ out:
     return status;
 }
 
-om_status om_stats_parse(om_stats **out, const om_map *map, const char *path, om_error *err) {
+static om_status parse(om_stats **out, const om_map *map, bool keep, const char *path,
+                       om_error *err) {
     om_status status = OM_OK;
     om_stats *s = om_calloc(1, sizeof *s);
     if (s == NULL) {
         OM_TRY(om_fail_nomem(err, sizeof *s));
     }
     if (map->size >= 4 && memcmp(map->data, "GGUF", 4) == 0) {
-        OM_TRY(read_gguf(s, map, path, err));
+        OM_TRY(read_gguf(s, map, keep, path, err));
     } else {
         OM_TRY(read_legacy(s, map, path, err));
     }
@@ -379,7 +406,6 @@ om_status om_stats_parse(om_stats **out, const om_map *map, const char *path, om
                        "a file of optimum profile or llama-imatrix",
                        path));
     }
-    om_sha256_bytes(s->sha256, map->data, map->size);
     *out = s;
     s = NULL;
 out:
@@ -387,12 +413,27 @@ out:
     return status;
 }
 
-om_status om_stats_read(om_stats **out, const char *path, om_error *err) {
-    om_map map = { 0 };
-    om_status status = om_map_open(&map, path, err);
+om_status om_stats_parse(om_stats **out, const om_map *map, const char *path, om_error *err) {
+    om_status status = parse(out, map, false, path, err);
     if (status == OM_OK) {
-        status = om_stats_parse(out, &map, path, err);
+        om_sha256_bytes((*out)->sha256, map->data, map->size);
     }
+    return status;
+}
+
+om_status om_stats_read(om_stats **out, const char *path, om_error *err) {
+    om_status status = OM_OK;
+    om_map map = { 0 };
+    om_stats *s = NULL;
+    OM_TRY(om_map_open(&map, path, err));
+    OM_TRY(parse(&s, &map, true, path, err));
+    s->map = map;
+    map = (om_map){ 0 };
+    OM_TRY(om_sha256_file(s->sha256, path, NULL, err));
+    *out = s;
+    s = NULL;
+out:
+    om_stats_free(s);
     om_map_close(&map);
     return status;
 }

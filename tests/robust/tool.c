@@ -1,16 +1,18 @@
 /* Models for the robustness tests: writes tiny ones, and damages copies where a shell cannot.
  *
  *   robust_tool write OUT [NAME=VALUE]...   arch, type (f32, bf16 ...), layers, embd, ff, head,
- *                                           head_kv, expert, vocab, tied, no_bos
+ *                                           head_dim, head_kv, expert, used, vocab, tied, no_bos,
+ *                                           sparse (the data is a hole in the file)
  *   robust_tool edit IN OUT [OP]...
  *       u32:KEY=V  f32:KEY=V  str:KEY=V  drop:KEY     metadata
  *       fill:TENSOR=V  row:TENSOR=V  one:TENSOR=V     all values, the first row, the last value
  *       type:TENSOR=TYPE                              all values zero
  *       remove:TENSOR  rename:OLD=NEW  new:TENSOR=N0[xN1]    (F32, all values 0.01)
  *   robust_tool flip FILE OFFSET BIT        in place
- *   robust_tool signal NUMBER MS [after FILE] COMMAND...   run, send the signal after MS
- * milliseconds (once FILE exists); exit code as a shell gives it, 124 when it takes more than 2 s
- * to end
+ *   robust_tool memory anon|all MIB COMMAND...   run; its exit code, or 125 when its memory was
+ * once above MIB; the most is the last line on standard error robust_tool signal NUMBER MS [after
+ * FILE] COMMAND...   run, send the signal after MS milliseconds (once FILE exists); exit code as a
+ * shell gives it, 124 when it takes more than 2 s to end
  *
  * Reads and writes with ggml's own functions: the damage is what another tool would make.
  */
@@ -19,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -59,9 +62,9 @@ static void write_model(const char *path, char **args, int n) {
         const char *name;
         int *to;
     } numbers[] = {
-        { "layers", &o.n_layer }, { "embd", &o.n_embd },       { "ff", &o.n_ff },
-        { "head", &o.n_head },    { "head_kv", &o.n_head_kv }, { "expert", &o.n_expert },
-        { "vocab", &o.n_vocab },
+        { "layers", &o.n_layer },  { "embd", &o.n_embd },        { "ff", &o.n_ff },
+        { "head", &o.n_head },     { "head_kv", &o.n_head_kv },  { "head_dim", &o.head_dim },
+        { "expert", &o.n_expert }, { "used", &o.n_expert_used }, { "vocab", &o.n_vocab },
     };
     for (int i = 0; i < n; i++) {
         char *value = strchr(args[i], '=');
@@ -78,6 +81,8 @@ static void write_model(const char *path, char **args, int n) {
             o.tied = number(value) != 0;
         } else if (strcmp(args[i], "no_bos") == 0) {
             o.no_bos = number(value) != 0;
+        } else if (strcmp(args[i], "sparse") == 0) {
+            o.sparse = number(value) != 0;
         } else {
             known = false;
         }
@@ -289,6 +294,53 @@ static int send_signal(int signal_number, long ms, const char *file, char **comm
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+/* ---- memory ---- */
+
+/* Bytes of the child's anonymous memory now; -1: the system does not say. */
+static long anonymous_bytes(pid_t pid) {
+    char path[64], line[256];
+    long kb = -1;
+    snprintf(path, sizeof path, "/proc/%ld/status", (long) pid);
+    FILE *f = fopen(path, "r");
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        if (strncmp(line, "RssAnon:", 8) == 0) {
+            kb = strtol(line + 8, NULL, 10);
+        }
+    }
+    if (f != NULL) {
+        fclose(f);
+    }
+    return kb < 0 ? -1 : kb * 1024;
+}
+
+/* Anonymous memory is looked at a thousand times a second; all of it (with the pages of mapped
+ * files) is what the system counted. */
+static int watch_memory(bool anonymous, long mib, char **command) {
+    int status = 0;
+    long most = -1;
+    const pid_t pid = fork();
+    if (pid == 0) {
+        execv(command[0], command);
+        _exit(127);
+    }
+    while (pid > 0 && waitpid(pid, &status, anonymous ? WNOHANG : 0) == 0) {
+        const long now = anonymous_bytes(pid);
+        most = now > most ? now : most;
+        sleep_ms(1);
+    }
+    if (!anonymous) {
+        struct rusage usage;
+        getrusage(RUSAGE_CHILDREN, &usage);
+        most = usage.ru_maxrss * 1024; /* Linux counts in KiB */
+    }
+    fprintf(stderr, "%.1f MiB %s at most\n", (double) most / 1048576,
+            anonymous ? "anonymous" : "resident");
+    if (most > mib * 1048576) {
+        return 125;
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
 int main(int argc, char **argv) {
     if (argc >= 3 && strcmp(argv[1], "write") == 0) {
         write_model(argv[2], argv + 3, argc - 3);
@@ -300,6 +352,8 @@ int main(int argc, char **argv) {
         return send_signal(number(argv[2]), number(argv[3]), argv[5], argv + 6);
     } else if (argc >= 5 && strcmp(argv[1], "signal") == 0) {
         return send_signal(number(argv[2]), number(argv[3]), NULL, argv + 4);
+    } else if (argc >= 5 && strcmp(argv[1], "memory") == 0) {
+        return watch_memory(strcmp(argv[2], "anon") == 0, number(argv[3]), argv + 4);
     } else {
         die("usage", "robust_tool write|edit|flip …");
     }

@@ -46,6 +46,43 @@ static bool is_gemma(const builder *b) {
     return is_arch(b, "gemma2") || is_arch(b, "gemma3");
 }
 
+/* Does the architecture always have experts? */
+static bool is_mixture(const builder *b) {
+    static const char *const archs[] = { "qwen2moe", "qwen3moe", "olmoe", "gpt-oss", "dots1" };
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++) {
+        if (is_arch(b, archs[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Width of the expert that every token passes; 0: none. */
+static int shared_width(const builder *b) {
+    return is_arch(b, "qwen2moe") || is_arch(b, "dots1") ? 2 * b->o.n_ff : 0;
+}
+
+static void set_expert_hparams(builder *b) {
+    const om_tiny_options *o = &b->o;
+    set_u32(b, "expert_count", o->n_expert);
+    set_u32(b, "expert_used_count", o->n_expert_used);
+    set_u32(b, "expert_feed_forward_length", o->n_ff);
+    if (is_arch(b, "qwen2moe")) {
+        set_u32(b, "expert_shared_feed_forward_length", shared_width(b));
+    }
+    if (is_arch(b, "dots1")) {
+        set_u32(b, "leading_dense_block_count", 1);
+        set_u32(b, "expert_shared_count", 2);
+        set_u32(b, "expert_gating_func", 2); /* sigmoid */
+        set_f32(b, "expert_weights_scale", 2.5f);
+        gguf_set_val_bool(b->gguf, "dots1.expert_weights_norm", true);
+    }
+    if (o->n_expert_groups > 0) {
+        set_u32(b, "expert_group_count", o->n_expert_groups);
+        set_u32(b, "expert_group_used_count", o->n_expert_groups / 2);
+    }
+}
+
 static void set_hparams(builder *b) {
     const om_tiny_options *o = &b->o;
     gguf_set_val_str(b->gguf, "general.architecture", o->arch);
@@ -63,7 +100,7 @@ static void set_hparams(builder *b) {
     set_u32(b, "vocab_size", o->n_vocab);
     set_f32(b, "attention.layer_norm_rms_epsilon", 1e-6f);
     set_f32(b, "rope.freq_base", 10000.0f);
-    if (is_gemma(b)) {
+    if (is_gemma(b) || is_arch(b, "gpt-oss")) {
         set_u32(b, "attention.sliding_window", o->n_window);
     }
     if (is_arch(b, "gemma2")) {
@@ -74,9 +111,7 @@ static void set_hparams(builder *b) {
         set_u32(b, "rope.scaling.original_context_length", 2048);
     }
     if (o->n_expert > 0) {
-        set_u32(b, "expert_count", o->n_expert);
-        set_u32(b, "expert_used_count", o->n_expert_used);
-        set_u32(b, "expert_feed_forward_length", o->n_ff);
+        set_expert_hparams(b);
     }
 }
 
@@ -189,31 +224,74 @@ static void add_attention(builder *b, int layer) {
         add_matrix(b, layer, "attn_k.weight", o->n_embd, n_kv, 0);
         add_matrix(b, layer, "attn_v.weight", o->n_embd, n_kv, 0);
     }
-    if (is_arch(b, "qwen2")) {
+    if (is_arch(b, "qwen2") || is_arch(b, "qwen2moe") || is_arch(b, "gpt-oss")) {
         add_vector(b, layer, "attn_q.bias", n_q, 0.0f);
         add_vector(b, layer, "attn_k.bias", n_kv, 0.0f);
         add_vector(b, layer, "attn_v.bias", n_kv, 0.0f);
     }
-    if (is_arch(b, "qwen3") || is_arch(b, "qwen3moe") || is_arch(b, "gemma3")) {
+    if (is_arch(b, "qwen3") || is_arch(b, "qwen3moe") || is_arch(b, "gemma3") ||
+        is_arch(b, "dots1")) {
         add_vector(b, layer, "attn_q_norm.weight", o->head_dim, 1.0f);
         add_vector(b, layer, "attn_k_norm.weight", o->head_dim, 1.0f);
     }
+    if (is_arch(b, "olmoe")) { /* the norm runs over all heads */
+        add_vector(b, layer, "attn_q_norm.weight", n_q, 1.0f);
+        add_vector(b, layer, "attn_k_norm.weight", n_kv, 1.0f);
+    }
     add_matrix(b, layer, "attn_output.weight", n_q, o->n_embd, 0);
-    if (is_gemma(b)) {
+    if (is_arch(b, "gpt-oss")) {
+        add_vector(b, layer, "attn_output.bias", o->n_embd, 0.0f);
+        add_vector(b, layer, "attn_sinks.weight", o->n_head, 1.0f);
+    }
+    if (is_gemma(b) || is_arch(b, "gpt-oss")) {
         add_vector(b, layer, "post_attention_norm.weight", o->n_embd, 1.0f);
+    }
+}
+
+static void add_expert_biases(builder *b, int layer) {
+    const om_tiny_options *o = &b->o;
+    static const char *const roles[] = { "ffn_gate_exps.bias", "ffn_up_exps.bias",
+                                         "ffn_down_exps.bias" };
+    char name[64];
+    add_vector(b, layer, "ffn_gate_inp.bias", o->n_expert, 0.0f);
+    for (int i = 0; i < 3; i++) {
+        add(b, GGML_TYPE_F32, in_layer(name, layer, roles[i]), i < 2 ? o->n_ff : o->n_embd,
+            o->n_expert, 0, 0.0f, 0.1f);
+    }
+}
+
+static void add_experts(builder *b, int layer) {
+    const om_tiny_options *o = &b->o;
+    char name[64];
+    add(b, GGML_TYPE_F32, in_layer(name, layer, "ffn_gate_inp.weight"), o->n_embd, o->n_expert, 0,
+        0.0f, 1.0f / sqrtf((float) o->n_embd));
+    add_matrix(b, layer, "ffn_gate_exps.weight", o->n_embd, o->n_ff, o->n_expert);
+    add_matrix(b, layer, "ffn_up_exps.weight", o->n_embd, o->n_ff, o->n_expert);
+    add_matrix(b, layer, "ffn_down_exps.weight", o->n_ff, o->n_embd, o->n_expert);
+    if (is_arch(b, "gpt-oss")) {
+        add_expert_biases(b, layer);
+    }
+    if (is_arch(b, "dots1")) {
+        add_vector(b, layer, "exp_probs_b.bias", o->n_expert, 0.0f);
+    }
+    if (is_arch(b, "qwen2moe")) {
+        add(b, GGML_TYPE_F32, in_layer(name, layer, "ffn_gate_inp_shexp.weight"), o->n_embd, 0, 0,
+            0.0f, 1.0f / sqrtf((float) o->n_embd));
+    }
+    if (shared_width(b) > 0) {
+        add_matrix(b, layer, "ffn_gate_shexp.weight", o->n_embd, shared_width(b), 0);
+        add_matrix(b, layer, "ffn_up_shexp.weight", o->n_embd, shared_width(b), 0);
+        add_matrix(b, layer, "ffn_down_shexp.weight", shared_width(b), o->n_embd, 0);
     }
 }
 
 static void add_ffn(builder *b, int layer) {
     const om_tiny_options *o = &b->o;
-    add_vector(b, layer, "ffn_norm.weight", o->n_embd, 1.0f);
-    if (o->n_expert > 0) {
-        char name[64];
-        add(b, GGML_TYPE_F32, in_layer(name, layer, "ffn_gate_inp.weight"), o->n_embd, o->n_expert,
-            0, 0.0f, 1.0f / sqrtf((float) o->n_embd));
-        add_matrix(b, layer, "ffn_gate_exps.weight", o->n_embd, o->n_ff, o->n_expert);
-        add_matrix(b, layer, "ffn_up_exps.weight", o->n_embd, o->n_ff, o->n_expert);
-        add_matrix(b, layer, "ffn_down_exps.weight", o->n_ff, o->n_embd, o->n_expert);
+    if (!is_arch(b, "gpt-oss")) { /* there the norm is called post_attention_norm */
+        add_vector(b, layer, "ffn_norm.weight", o->n_embd, 1.0f);
+    }
+    if (o->n_expert > 0 && !(is_arch(b, "dots1") && layer == 0)) {
+        add_experts(b, layer);
     } else if (is_arch(b, "phi3")) {
         add_matrix(b, layer, "ffn_up.weight", o->n_embd, 2 * (int64_t) o->n_ff, 0);
         add_matrix(b, layer, "ffn_down.weight", o->n_ff, o->n_embd, 0);
@@ -253,24 +331,26 @@ static void set_defaults(builder *b) {
     set_default(&o->n_layer, 2);
     set_default(&o->n_embd, 256);
     set_default(&o->n_head, 4);
-    set_default(&o->n_head_kv, 2);
+    set_default(&o->n_head_kv, is_arch(b, "olmoe") || is_arch(b, "dots1") ? o->n_head : 2);
     set_default(&o->head_dim, o->n_embd / o->n_head);
     set_default(&o->n_ff, 512);
     set_default(&o->n_vocab, 384);
-    set_default(&o->n_window, is_gemma(b) ? 64 : 0);
-    set_default(&o->n_expert, is_arch(b, "qwen3moe") ? 4 : 0);
+    set_default(&o->n_window, is_gemma(b) || is_arch(b, "gpt-oss") ? 64 : 0);
+    set_default(&o->n_expert, is_mixture(b) ? 4 : 0);
     set_default(&o->n_expert_used, 2);
-    o->tied = o->tied || is_gemma(b);
+    o->tied = is_gemma(b) || (o->tied && (!is_mixture(b) || is_arch(b, "qwen3moe")));
     o->scale = o->scale > 0.0f ? o->scale : 1.0f;
 }
 
-static size_t weights_bytes(const om_tiny_options *o) {
+static size_t weights_bytes(const builder *b) {
+    const om_tiny_options *o = &b->o;
     if (o->sparse) {
         return 0;
     }
     size_t c = (size_t) o->n_embd, experts = o->n_expert > 0 ? (size_t) o->n_expert : 1;
     size_t heads = (size_t) (o->n_head + o->n_head_kv) * (size_t) o->head_dim;
-    size_t layer = 2 * heads * c + 3 * (size_t) o->n_ff * c * experts + 64 * c;
+    size_t ff = (size_t) o->n_ff * experts + (size_t) shared_width(b);
+    size_t layer = 2 * heads * c + 3 * ff * c + (64 + experts) * c + 2 * ff;
     return 4 * ((size_t) o->n_layer * layer + 2 * (size_t) o->n_vocab * c) + (1u << 20);
 }
 
@@ -283,8 +363,8 @@ static size_t file_bytes(const builder *b) {
 void om_tiny_model_write_with(const char *path, const om_tiny_options *options) {
     builder b = { .o = *options };
     set_defaults(&b);
-    size_t headers = (size_t) (b.o.n_layer * 24 + 8) * ggml_tensor_overhead();
-    b.ctx = ggml_init((struct ggml_init_params){ .mem_size = weights_bytes(&b.o) + headers,
+    size_t headers = (size_t) (b.o.n_layer * 32 + 8) * ggml_tensor_overhead();
+    b.ctx = ggml_init((struct ggml_init_params){ .mem_size = weights_bytes(&b) + headers,
                                                  .no_alloc = b.o.sparse });
     b.gguf = gguf_init_empty();
     if (b.ctx == NULL || b.gguf == NULL) {

@@ -264,6 +264,7 @@ static void test_unsupported_op(void **state) {
     run(b, true);
     assert_int_equal(b->tape.err.status, OM_E_UNSUPPORTED);
     assert_non_null(strstr(b->tape.err.text, "UNARY(STEP) (tensor 'the step')"));
+    assert_non_null(strstr(b->tape.err.text, "use --method measured"));
     om_tape_reset(&b->tape);
     assert_int_equal(backward(b, &err), OM_E_INTERNAL); /* nothing on the tape: no crash */
     close_bench(b);

@@ -150,7 +150,8 @@ static double dot(const float *a, const float *b, int64_t n) {
 }
 
 static bool has_router(const window *w) {
-    return om_fisher_find(w->f, "blk.0.ffn_down_exps.weight") >= 0;
+    return om_fisher_find(w->f, "blk.0.ffn_down_exps.weight") >= 0 ||
+           om_fisher_find(w->f, "blk.1.ffn_down_exps.weight") >= 0; /* after a dense layer */
 }
 
 /* d [n]; elements of D have a mean square of one. The step is relative to the weight's elements.
@@ -225,6 +226,28 @@ static void check_sums(const om_fisher_weight *all, int e, const float *gradient
     assert_true(fabs(rows - total) <= 1e-12 * total && fabs(cols - total) <= 1e-12 * total);
 }
 
+/* The same window without asking for gradients: experts with few tokens then go another way,
+ * through Gram matrices of their tokens, to the same sums. */
+static void check_sums_alone(const window *with, const char *path) {
+    om_error err = { 0 };
+    window w;
+    open_window(&w, path);
+    int32_t tokens[T], labels[T];
+    fill_window(tokens, labels);
+    const om_env env = { .n_threads = 1 };
+    assert_int_equal(om_pass_one(w.f, NULL, NULL, tokens, labels, T, path, 0, &env, &err), OM_OK);
+    for (int i = 0; i < w.f->n_weights; i++) {
+        const om_fisher_weight *a = &w.f->weights[i], *b = &with->f->weights[i];
+        for (int64_t k = 0; k < a->experts * a->n_out; k++) {
+            assert_true(fabs(a->rows[k] - b->rows[k]) <= 1e-5 * b->rows[k]);
+        }
+        for (int64_t k = 0; k < a->experts * a->n_in; k++) {
+            assert_true(fabs(a->cols[k] - b->cols[k]) <= 1e-5 * b->cols[k]);
+        }
+    }
+    close_window(&w);
+}
+
 static void check_model(const om_tiny_options *o, bool table) {
     const int n_used = o->n_expert_used ? o->n_expert_used : 2;
     om_error err = { 0 };
@@ -238,6 +261,9 @@ static void check_model(const om_tiny_options *o, bool table) {
     assert_true(fabs(w.loss - llama_loss(path)) <= 1e-5 * w.loss);
     assert_true(om_fisher_find(w.f, "output.weight") >= 0 ||
                 om_fisher_find(w.f, "token_embd.weight") >= 0);
+    if (has_router(&w)) {
+        check_sums_alone(&w, path); /* before a moved model takes the path's storage */
+    }
     for (int i = 0; i < w.f->n_weights; i++) {
         const om_fisher_weight *fw = &w.f->weights[i];
         check_weight(&w, i, table);
@@ -249,6 +275,7 @@ static void check_model(const om_tiny_options *o, bool table) {
         const bool product =
             strcmp(fw->name, "token_embd.weight") != 0 || om_fisher_find(w.f, "output.weight") < 0;
         assert_true(count == (product ? fw->experts > 1 ? T * n_used : T : 0));
+        assert_true(fw->experts == 1 || fw->router_weight[0] > 0 || fw->count[0] == 0);
     }
     close_window(&w);
 }
@@ -314,6 +341,40 @@ static void test_qwen3moe(void **state) {
     om_tiny_options o = small("qwen3moe");
     o.n_expert = 6;
     o.n_expert_used = 3;
+    check_model(&o, false);
+}
+
+/* Weights that do not add up to one, and an expert for all tokens behind its own gate. */
+static void test_qwen2moe(void **state) {
+    (void) state;
+    om_tiny_options o = small("qwen2moe");
+    o.n_expert_used = 1;
+    o.n_layer = 1;
+    check_model(&o, false);
+}
+
+static void test_olmoe(void **state) {
+    (void) state;
+    om_tiny_options o = small("olmoe");
+    o.n_layer = 1;
+    check_model(&o, false);
+}
+
+/* Attention sinks, a window shorter than the text, biases everywhere, softmax of the chosen. */
+static void test_gpt_oss(void **state) {
+    (void) state;
+    om_tiny_options o = small("gpt-oss");
+    o.n_window = 8;
+    check_model(&o, false);
+}
+
+/* A dense layer first, a sigmoid as router, a bias on the choice among the best groups. */
+static void test_dots1(void **state) {
+    (void) state;
+    om_tiny_options o = small("dots1");
+    o.n_expert = 8;
+    o.n_expert_used = 3;
+    o.n_expert_groups = 4;
     check_model(&o, false);
 }
 
@@ -400,11 +461,13 @@ static int remove_dir(void **state) {
 int main(void) {
     printf("seed %d\n", SEED);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama),   cmocka_unit_test(test_qwen2),
-        cmocka_unit_test(test_qwen3),   cmocka_unit_test(test_gemma2),
-        cmocka_unit_test(test_gemma3),  cmocka_unit_test(test_phi3),
-        cmocka_unit_test(test_mixtral), cmocka_unit_test(test_qwen3moe),
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_bad_labels),
+        cmocka_unit_test(test_llama),    cmocka_unit_test(test_qwen2),
+        cmocka_unit_test(test_qwen3),    cmocka_unit_test(test_gemma2),
+        cmocka_unit_test(test_gemma3),   cmocka_unit_test(test_phi3),
+        cmocka_unit_test(test_mixtral),  cmocka_unit_test(test_qwen3moe),
+        cmocka_unit_test(test_qwen2moe), cmocka_unit_test(test_olmoe),
+        cmocka_unit_test(test_gpt_oss),  cmocka_unit_test(test_dots1),
+        cmocka_unit_test(test_threads),  cmocka_unit_test(test_bad_labels),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

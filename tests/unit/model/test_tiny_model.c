@@ -59,13 +59,16 @@ static void check_runs(const om_tiny_options *o) {
 
 static void test_architectures(void **state) {
     (void) state;
-    static const char *const archs[] = { "llama",  "qwen2",  "qwen3", "qwen3moe",
-                                         "gemma2", "gemma3", "phi3" };
+    static const char *const archs[] = { "llama",  "qwen2",   "qwen3",    "gemma2",
+                                         "gemma3", "phi3",    "qwen2moe", "qwen3moe",
+                                         "olmoe",  "gpt-oss", "dots1" };
     for (size_t i = 0; i < sizeof archs / sizeof archs[0]; i++) {
         check_runs(&(om_tiny_options){ .arch = archs[i], .type = GGML_TYPE_BF16 });
         check_runs(&(om_tiny_options){ .arch = archs[i], .tied = true, .no_bos = true });
     }
     check_runs(&(om_tiny_options){ .arch = "llama", .n_expert = 4, .n_layer = 3, .n_embd = 128 });
+    check_runs(&(om_tiny_options){
+        .arch = "dots1", .n_expert = 8, .n_expert_used = 3, .n_expert_groups = 4, .n_layer = 3 });
 }
 
 int main(void) {
