@@ -126,6 +126,14 @@ typedef struct om_inspect_options {
 om_status om_inspect(om_result *out, const om_inspect_options *options, const om_env *env,
                      om_error *err) OM_WARN_UNUSED;
 
+/** Describe a profile: its most sensitive tensors; of a mixture of experts the sensitivity and the
+ * frequency of each expert, how concentrated both are, and the experts hardly seen. */
+typedef struct om_inspect_profile_options {
+    const char *profile; /* profile.json */
+} om_inspect_profile_options;
+om_status om_inspect_profile(om_result *out, const om_inspect_profile_options *options,
+                             const om_env *env, om_error *err) OM_WARN_UNUSED;
+
 /** Measure how many nats each tensor loses in each type: one forward and one backward pass over the
  * text. */
 typedef struct om_profile_options {
