@@ -17,6 +17,7 @@ typedef struct om_stats_origin {
     int n_windows, window_tokens;
     int64_t tokens;
     uint64_t seed;
+    bool covered; /* the windows were chosen to show all experts */
 } om_stats_origin;
 
 /** Statistics of every weight of f. *out owned (om_stats_free).
