@@ -273,9 +273,9 @@ om_status om_cover_choose(int *chosen, int n, const om_cover_counts *c, int64_t 
         }
     }
     om_cover_spread(spread, n, c->n_windows);
-    (void) om_cover_few(&greedy_sum, chosen, n, c, enough);
-    (void) om_cover_few(&spread_sum, spread, n, c, enough);
-    if (spread_sum > greedy_sum) {
+    const int greedy_few = om_cover_few(&greedy_sum, chosen, n, c, enough);
+    const int spread_few = om_cover_few(&spread_sum, spread, n, c, enough);
+    if (spread_few < greedy_few || (spread_few == greedy_few && spread_sum > greedy_sum)) {
         memcpy(chosen, spread, (size_t) n * sizeof *chosen);
     }
 out:

@@ -42,7 +42,8 @@ om_status om_cover_count(om_cover_counts *out, const om_model *model, const om_w
  *
  *  Greedy: the window that adds most to Σ_e min(tokens of e so far, enough), ties to the earlier
  *  one, until no window adds anything; the places left over are spread evenly over the windows not
- *  chosen. A choice that ends lower than the evenly spread one is replaced by that.
+ *  chosen. When the evenly spread windows leave fewer experts below `enough`, or as many with a
+ *  larger sum, they are the choice.
  *
  *  n       at most c->n_windows
  *  enough  tokens after which an expert counts as seen, > 0
