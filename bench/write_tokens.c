@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 #include "base/file.h"
-#include "model/tokens.h"
+#include "profile/windows.h"
 
 int main(int argc, char **argv) {
     om_env env = { 0 };
@@ -16,11 +16,14 @@ int main(int argc, char **argv) {
         (void) fprintf(stderr, "usage: write_tokens MODEL.gguf TEXT WINDOWS WINDOW_TOKENS OUT.bin\n");
         return 2;
     }
-    const char *text = argv[2];
-    const int n_windows = (int) strtol(argv[3], NULL, 10), n_tokens = (int) strtol(argv[4], NULL, 10);
-    om_status status = om_windows_read(&w, argv[1], &text, 1, n_tokens, 0, &env, &err);
+    const om_profile_options o = { .model = argv[1],
+                                   .calib = (const char *const *) &argv[2],
+                                   .n_calib = 1,
+                                   .n_windows = (int) strtol(argv[3], NULL, 10),
+                                   .window_tokens = (int) strtol(argv[4], NULL, 10) };
+    int n_wanted;
+    om_status status = om_profile_windows_read(&w, &n_wanted, &o, &env, &err);
     if (status == OM_OK) {
-        om_windows_spread(&w, n_windows);
         status = om_file_write(
             argv[5], w.tokens, (size_t) w.n_windows * (size_t) w.n_tokens * sizeof *w.tokens, &err);
     }

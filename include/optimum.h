@@ -126,6 +126,14 @@ typedef struct om_inspect_options {
 om_status om_inspect(om_result *out, const om_inspect_options *options, const om_env *env,
                      om_error *err) OM_WARN_UNUSED;
 
+/** Describe a profile: its most sensitive tensors; of a mixture of experts the sensitivity and the
+ * frequency of each expert, how concentrated both are, and the experts hardly seen. */
+typedef struct om_inspect_profile_options {
+    const char *profile; /* profile.json */
+} om_inspect_profile_options;
+om_status om_inspect_profile(om_result *out, const om_inspect_profile_options *options,
+                             const om_env *env, om_error *err) OM_WARN_UNUSED;
+
 /** Measure how many nats each tensor loses in each type: one forward and one backward pass over the
  * text. */
 typedef struct om_profile_options {
@@ -136,10 +144,12 @@ typedef struct om_profile_options {
     const char *stats_out;   /* NULL: out with .stats.gguf for .json */
     const char *imatrix_out; /* also write llama-quantize's imatrix (GGUF) here; NULL: no */
     const char *method;      /* NULL or "fisher"; "measured" */
-    const char *types; /* comma-separated candidate types; NULL = all that stock llama.cpp runs */
-    int n_windows;     /* 0 = 96 (or as many as the text gives) */
-    int window_tokens; /* 0 = 512 */
-    uint64_t seed;     /* labels are sampled from the model with it */
+    const char *types;  /* comma-separated candidate types; NULL = all that stock llama.cpp runs */
+    int n_windows;      /* 0 = 96 (or as many as the text gives) */
+    int window_tokens;  /* 0 = 512 */
+    const char *select; /* NULL or "spread": windows spread evenly over the text; "cover": those
+                           that show the experts of a mixture best */
+    uint64_t seed;      /* labels are sampled from the model with it */
     int64_t max_ram_bytes; /* 0 = no limit; the pass refuses to start when it will not fit */
     bool restart;          /* ignore a checkpoint of the same work */
 } om_profile_options;
@@ -229,8 +239,9 @@ typedef struct om_run_options {
     int n_pins;
     const char *types;
     int n_tiers;
-    int n_windows; /* as in om_profile_options */
+    int n_windows; /* as in om_profile_options, as are the next two */
     int window_tokens;
+    const char *select;
     int n_eval_chunks; /* 0 = 40 */
     uint64_t seed;
     int64_t max_ram_bytes;

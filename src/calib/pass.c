@@ -238,6 +238,18 @@ static om_status state_cost(session *s, om_pass_cost *cost, const om_windows *w,
     return OM_OK;
 }
 
+om_status om_pass_check(om_fisher *f, const om_windows *w, const om_pass_options *o,
+                        const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    session s = { 0 };
+    om_pass_cost cost = { 0 };
+    OM_TRY(session_open(&s, f, o->model_path, w->n_tokens, env, err));
+    OM_TRY(state_cost(&s, &cost, w, 0, o, env, err));
+out:
+    session_close(&s);
+    return status;
+}
+
 /* ---- the pass
  * ------------------------------------------------------------------------------------------------------------------
  */

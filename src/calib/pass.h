@@ -31,6 +31,11 @@ om_status om_pass_run(om_fisher *f, om_pass_cost *cost, const om_windows *window
                       const om_pass_options *options, const om_env *env,
                       om_error *err) OM_WARN_UNUSED;
 
+/** Would om_pass_run start? States its cost, refuses what it would refuse before long work; f stays
+ * as it is. Cost: loading the model, one forward pass. Errors: OM_E_UNSUPPORTED, OM_E_LIMIT. */
+om_status om_pass_check(om_fisher *f, const om_windows *windows, const om_pass_options *options,
+                        const om_env *env, om_error *err) OM_WARN_UNUSED;
+
 /** One window, for tests and tools: labels [T] are given, or drawn when NULL; gradients as in
  * om_backward; *loss_nats (may be NULL) = Σ −log p(label). */
 om_status om_pass_one(om_fisher *f, float *const *gradients, double *loss_nats,

@@ -57,6 +57,14 @@ static const om_opt options[] = {
       .metavar = "N",
       .min = 2,
       .help = "tokens per window (default 512)" },
+    { .name = "select",
+      .kind = OM_OPT_STR,
+      .offset = offsetof(args, o.select),
+      .metavar = "HOW",
+      .choices = "spread|cover",
+      .help = "which windows of the text: spread evenly over it (default), or cover: those that "
+              "show the experts of a mixture best, found by forward passes over four times as "
+              "many" },
     { .name = "seed",
       .kind = OM_OPT_U64,
       .offset = offsetof(args, o.seed),

@@ -67,6 +67,14 @@ static const om_opt options[] = {
       .metavar = "N",
       .min = 2,
       .help = "tokens per window (default 512)" },
+    { .name = "select",
+      .kind = OM_OPT_STR,
+      .offset = offsetof(args, o.select),
+      .metavar = "HOW",
+      .choices = "spread|cover",
+      .help = "which windows of the text: spread evenly over it (default), or cover: those that "
+              "show the experts of a mixture best, found by forward passes over four times as "
+              "many" },
     { .name = "eval-chunks",
       .kind = OM_OPT_INT,
       .offset = offsetof(args, o.n_eval_chunks),

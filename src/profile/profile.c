@@ -87,6 +87,9 @@ static om_status read_calibration(om_profile *p, const om_node *root, om_error *
     }
     OM_TRY(om_node_int(&p->n_windows, &calib, "windows", 0, INT32_MAX, err));
     OM_TRY(om_node_int(&p->window_tokens, &calib, "window_tokens", 0, INT32_MAX, err));
+    if (om_node_has(&calib, "select")) {
+        OM_TRY(om_node_text(p->select, sizeof p->select, &calib, "select", err));
+    }
     OM_TRY(om_node_u64(&p->seed, &calib, "seed", err));
     OM_TRY(om_node_i64(&p->tokens, &calib, "tokens", 0, MAX_BYTES, err));
 out:
@@ -491,6 +494,21 @@ const om_choice *om_unit_choice(const om_unit *unit, const om_format *format) {
     return NULL;
 }
 
+const om_choice *om_unit_four_bit(const om_unit *unit) {
+    const om_choice *best = NULL;
+    for (int i = 0; i < unit->n_choices; i++) {
+        const om_choice *c = &unit->choices[i];
+        if (strcmp(c->format->name, "q4_K") == 0) {
+            return c;
+        }
+        if (best == NULL ||
+            fabs(om_format_bpw(c->format) - 4.5) < fabs(om_format_bpw(best->format) - 4.5)) {
+            best = c;
+        }
+    }
+    return best;
+}
+
 int64_t om_profile_fixed_bytes(const om_profile *p) {
     int64_t bytes = om_pad(p->metadata_bytes, p->alignment);
     for (int i = 0; i < p->n_fixed; i++) {
@@ -530,6 +548,9 @@ static om_json *calibration_json(const om_profile *p) {
     om_json_set(calib, "files", files);
     om_json_set_i64(calib, "windows", p->n_windows);
     om_json_set_i64(calib, "window_tokens", p->window_tokens);
+    if (p->select[0] != '\0') {
+        om_json_set_str(calib, "select", p->select);
+    }
     om_json_set_u64(calib, "seed", p->seed);
     om_json_set_i64(calib, "tokens", p->tokens);
     return calib;

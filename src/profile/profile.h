@@ -48,6 +48,7 @@ typedef struct om_profile {
     char (*calib_sha256)[65];
     int n_calib;
     int n_windows, window_tokens;
+    char select[16]; /* how the windows were chosen: "" spread over the text, "cover" */
     uint64_t seed;
     int64_t tokens; /* scored: N of eq. (1) */
     int64_t metadata_bytes, alignment;
@@ -80,6 +81,9 @@ void om_profile_free(om_profile *profile);
 
 /** NULL when the unit has no such candidate. */
 const om_choice *om_unit_choice(const om_unit *unit, const om_format *format);
+/** The candidate nearest to q4_K's 4.5 bits per weight: where "at about 4 bits" is read off. NULL:
+ * no candidates. */
+const om_choice *om_unit_four_bit(const om_unit *unit);
 /** Bytes of the output that no choice changes: metadata and fixed tensors, padded. */
 int64_t om_profile_fixed_bytes(const om_profile *profile);
 

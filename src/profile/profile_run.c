@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/parallel.h"
+#include "calib/cover.h"
 #include "calib/pass.h"
 #include "model/candidates.h"
 #include "model/llama_log.h"
@@ -20,37 +21,7 @@
 #include "profile/profile.h"
 #include "profile/qerror.h"
 #include "profile/stats_make.h"
-
-enum { DEFAULT_WINDOWS = 96, DEFAULT_TOKENS = 512, FEW_WINDOWS = 32 };
-
-/* ---- windows
- * -------------------------------------------------------------------------------------------------------
- */
-
-static om_status read_windows(om_windows *w, const om_profile_options *o, const om_env *env,
-                              om_error *err) {
-    const int n_tokens = o->window_tokens ? o->window_tokens : DEFAULT_TOKENS;
-    if (n_tokens < 16 || n_tokens > 1 << 20) {
-        return om_fail(err, OM_E_ARG, "--window-tokens %d: expected 16 to 1048576", n_tokens);
-    }
-    om_status status = om_windows_read(w, o->model, o->calib, o->n_calib, n_tokens, 0, env, err);
-    if (status != OM_OK) {
-        return status;
-    }
-    const int want = o->n_windows ? o->n_windows : DEFAULT_WINDOWS;
-    if (w->n_windows < want && o->n_windows) {
-        om_log(env, OM_LOG_WARN, "the text gives %d windows of %d tokens, not %d", w->n_windows,
-               n_tokens, want);
-    }
-    om_windows_spread(w, want);
-    if (w->n_windows < FEW_WINDOWS) {
-        om_log(env, OM_LOG_WARN,
-               "only %d windows: types will be ranked well, but the predicted level comes out too "
-               "low (method.md)",
-               w->n_windows);
-    }
-    return OM_OK;
-}
+#include "profile/windows.h"
 
 /* ---- units and their costs ---- */
 
@@ -217,6 +188,10 @@ out:
     return status;
 }
 
+static bool covers(const om_profile_options *o) {
+    return o->select && strcmp(o->select, "cover") == 0;
+}
+
 static om_status describe_calibration(om_profile *p, const om_windows *w,
                                       const om_profile_options *o, om_error *err) {
     om_status status = OM_OK;
@@ -233,17 +208,31 @@ static om_status describe_calibration(om_profile *p, const om_windows *w,
     p->tokens = (int64_t) w->n_windows * w->n_tokens;
     p->seed = o->seed;
     snprintf(p->method, sizeof p->method, "%s", o->method ? o->method : "fisher");
+    snprintf(p->select, sizeof p->select, "%s", covers(o) ? "cover" : "");
 out:
     return status;
 }
 
-/* Everything the sums depend on; an equal key means equal sums. */
+/* Everything the sums depend on; an equal key means equal sums. The windows as they are, however
+ * they were chosen. */
 static void work_key(char key[65], const om_profile *p, const om_windows *w, const char *types) {
-    char text[512], types_key[65];
+    char text[512], types_key[65], windows_key[65];
     om_sha256_bytes(types_key, types ? types : "", types ? strlen(types) : 0);
+    om_sha256_bytes(windows_key, w->tokens,
+                    (size_t) w->n_windows * (size_t) w->n_tokens * sizeof *w->tokens);
     const int n =
-        snprintf(text, sizeof text, "%s/3 %s %s %d %d %llu %s", p->method, p->model_sha256,
-                 w->sha256, w->n_windows, w->n_tokens, (unsigned long long) p->seed, types_key);
+        snprintf(text, sizeof text, "%s/4 %s %s %d %d %llu %s", p->method, p->model_sha256,
+                 windows_key, w->n_windows, w->n_tokens, (unsigned long long) p->seed, types_key);
+    om_sha256_bytes(key, text, (size_t) n);
+}
+
+/* Everything the choice among these candidates depends on. */
+static void cover_key(char key[65], const om_profile *p, const om_windows *w, int n_wanted) {
+    char text[256], windows_key[65];
+    om_sha256_bytes(windows_key, w->tokens,
+                    (size_t) w->n_windows * (size_t) w->n_tokens * sizeof *w->tokens);
+    const int n = snprintf(text, sizeof text, "cover/1 %s %s %d %d", p->model_sha256, windows_key,
+                           w->n_tokens, n_wanted);
     om_sha256_bytes(key, text, (size_t) n);
 }
 
@@ -271,37 +260,6 @@ static void warn_about_source(const om_model *model, const om_env *env) {
  * ----------------------------------------------------------------------------------------------------------------
  */
 
-static om_status report(om_result *out, const om_profile *p, const om_profile_options *o,
-                        const om_pass_cost *cost, double costs_s, om_error *err) {
-    om_buf text = { 0 };
-    char peak[32];
-    om_buf_printf(&text, "profile    %s\nstatistics %s\n", o->out, p->stats_path);
-    om_buf_printf(
-        &text, "%d windows of %d tokens in %.1f s, costs of %d tensors in %.1f s, peak memory %s\n",
-        p->n_windows, p->window_tokens, cost->total_s, p->n_units, costs_s,
-        om_format_bytes(peak, (double) cost->peak_bytes, true));
-    om_json *doc = om_json_new_document("optimum.profile_result/1");
-    om_json_set_str(doc, "profile", o->out);
-    om_json_set_str(doc, "stats", p->stats_path);
-    om_json_set_i64(doc, "windows", p->n_windows);
-    om_json_set_i64(doc, "window_tokens", p->window_tokens);
-    om_json_set_i64(doc, "windows_resumed", cost->windows_resumed);
-    om_json_set_f64(doc, "pass_seconds", cost->total_s);
-    om_json_set_f64(doc, "forward_seconds", cost->forward_s);
-    om_json_set_f64(doc, "costs_seconds", costs_s);
-    om_json_set_i64(doc, "tape_bytes", cost->tape_bytes);
-    om_json_set_i64(doc, "predicted_peak_bytes", cost->predicted_peak_bytes);
-    om_json_set_i64(doc, "peak_bytes", cost->peak_bytes);
-    out->json = om_json_dump(doc);
-    out->text = om_buf_take(&text);
-    om_json_free(doc);
-    if (!out->json || !out->text) {
-        om_result_release(out);
-        return om_fail_nomem(err, 4096);
-    }
-    return OM_OK;
-}
-
 /* "DIR/profile.json" → "DIR/profile" + suffix. */
 static char *beside(const char *path, const char *suffix) {
     om_buf b = { 0 };
@@ -311,12 +269,16 @@ static char *beside(const char *path, const char *suffix) {
     return om_buf_take(&b);
 }
 
+static bool is_measured(const om_profile_options *o) {
+    return o->method && strcmp(o->method, "measured") == 0;
+}
+
 static om_status check_options(const om_profile_options *o, om_error *err) {
     if (!o->model || !o->out || o->n_calib < 1) {
         return om_fail(err, OM_E_ARG,
                        "profile needs a model, at least one --calib file and -o profile.json");
     }
-    if (o->method && strcmp(o->method, "fisher") != 0 && strcmp(o->method, "measured") != 0) {
+    if (o->method && strcmp(o->method, "fisher") != 0 && !is_measured(o)) {
         return om_fail(err, OM_E_ARG, "--method %s: expected fisher or measured", o->method);
     }
     return om_candidates_check(o->types, err);
@@ -331,8 +293,9 @@ typedef struct job {
     om_fisher *fisher;
     om_stats *stats;
     om_profile *p;
-    char *stats_path, *checkpoint;
+    char *stats_path, *checkpoint, *memo; /* memo: the windows chosen, while unfinished */
     char key[65];
+    om_coverage coverage;
     om_pass_cost cost;
     double costs_s;
 } job;
@@ -340,6 +303,7 @@ typedef struct job {
 static void job_release(job *j) {
     om_free(j->stats_path);
     om_free(j->checkpoint);
+    om_free(j->memo);
     om_stats_free(j->stats);
     om_fisher_free(j->fisher);
     om_windows_release(&j->windows);
@@ -379,23 +343,47 @@ out:
     return status;
 }
 
+/* Before the forward passes of the choice: what the pass itself would refuse. */
+static om_status choose_windows(job *j, int n_wanted, om_error *err) {
+    om_status status = OM_OK;
+    const om_profile_options *o = j->o;
+    char key[65];
+    OM_TRY(om_cover_check(j->model, err));
+    if (!is_measured(o)) {
+        om_windows first = j->windows;
+        first.n_windows = n_wanted;
+        const om_pass_options pass = { .model_path = o->model, .max_ram_bytes = o->max_ram_bytes };
+        OM_TRY(om_pass_check(j->fisher, &first, &pass, j->env, err));
+    }
+    cover_key(key, j->p, &j->windows, n_wanted);
+    OM_TRY(om_profile_windows_cover(&j->windows, &j->coverage, n_wanted, j->model, o, j->memo, key,
+                                    j->env, err));
+out:
+    return status;
+}
+
 static om_status job_open(job *j, om_error *err) {
     om_status status = OM_OK;
+    int n_wanted = 0;
     const om_profile_options *o = j->o;
     j->p = om_calloc(1, sizeof *j->p);
     j->stats_path = o->stats_out ? om_strdup(o->stats_out) : beside(o->out, ".stats.gguf");
     j->checkpoint = beside(o->out, ".checkpoint");
-    if (!j->p || !j->stats_path || !j->checkpoint) {
+    j->memo = beside(o->out, ".cover");
+    if (!j->p || !j->stats_path || !j->checkpoint || !j->memo) {
         return om_fail_nomem(err, sizeof *j->p);
     }
     OM_TRY(check_outputs(j, err));
     OM_TRY(om_model_open(&j->model, o->model, err));
     warn_about_source(j->model, j->env);
     OM_TRY(describe_model(j->p, j->model, j->env, err));
-    OM_TRY(read_windows(&j->windows, o, j->env, err));
-    OM_TRY(describe_calibration(j->p, &j->windows, o, err));
+    OM_TRY(om_profile_windows_read(&j->windows, &n_wanted, o, j->env, err));
     OM_TRY(om_fisher_new(&j->fisher, j->model, err));
     OM_TRY(check_tensors(j->model, j->fisher, err));
+    if (covers(o)) {
+        OM_TRY(choose_windows(j, n_wanted, err));
+    }
+    OM_TRY(describe_calibration(j->p, &j->windows, o, err));
     work_key(j->key, j->p, &j->windows, o->types);
 out:
     return status;
@@ -412,8 +400,13 @@ static om_status collect(job *j, bool measured, om_error *err) {
     } else {
         OM_TRY(om_pass_run(j->fisher, &j->cost, &j->windows, &pass, j->env, err));
     }
-    const om_stats_origin origin = { j->p->model_sha256,  j->windows.sha256, j->windows.n_windows,
-                                     j->windows.n_tokens, j->p->tokens,      j->p->seed };
+    const om_stats_origin origin = { j->p->model_sha256,
+                                     j->windows.sha256,
+                                     j->windows.n_windows,
+                                     j->windows.n_tokens,
+                                     j->p->tokens,
+                                     j->p->seed,
+                                     covers(o) };
     OM_TRY(om_stats_make(&j->stats, j->fisher, &origin, err));
     om_stats_warn_coverage(j->fisher, &origin, j->env);
 out:
@@ -437,6 +430,59 @@ out:
     return status;
 }
 
+static om_json *coverage_json(const om_coverage *c) {
+    om_json *o = om_json_object();
+    om_json_set_i64(o, "experts", c->n_experts);
+    om_json_set_i64(o, "candidates", c->candidates);
+    om_json_set_i64(o, "few_tokens", OM_EXPERT_FEW);
+    om_json_set_i64(o, "few_spread", c->few_spread);
+    om_json_set_i64(o, "few_cover", c->few_cover);
+    return o;
+}
+
+static om_status report(om_result *out, const job *j, om_error *err) {
+    const om_profile *p = j->p;
+    const om_pass_cost *cost = &j->cost;
+    om_buf text = { 0 };
+    char peak[32];
+    om_buf_printf(&text, "profile    %s\nstatistics %s\n", j->o->out, p->stats_path);
+    om_buf_printf(
+        &text, "%d windows of %d tokens in %.1f s, costs of %d tensors in %.1f s, peak memory %s\n",
+        p->n_windows, p->window_tokens, cost->total_s, p->n_units, j->costs_s,
+        om_format_bytes(peak, (double) cost->peak_bytes, true));
+    if (j->coverage.candidates > 0) {
+        om_buf_printf(
+            &text,
+            "coverage   %d of %d experts see fewer than %d tokens; %d with windows spread "
+            "evenly (%d candidates)\n",
+            j->coverage.few_cover, j->coverage.n_experts, OM_EXPERT_FEW, j->coverage.few_spread,
+            j->coverage.candidates);
+    }
+    om_json *doc = om_json_new_document("optimum.profile_result/1");
+    om_json_set_str(doc, "profile", j->o->out);
+    om_json_set_str(doc, "stats", p->stats_path);
+    om_json_set_i64(doc, "windows", p->n_windows);
+    om_json_set_i64(doc, "window_tokens", p->window_tokens);
+    om_json_set_i64(doc, "windows_resumed", cost->windows_resumed);
+    om_json_set_f64(doc, "pass_seconds", cost->total_s);
+    om_json_set_f64(doc, "forward_seconds", cost->forward_s);
+    om_json_set_f64(doc, "costs_seconds", j->costs_s);
+    om_json_set_i64(doc, "tape_bytes", cost->tape_bytes);
+    om_json_set_i64(doc, "predicted_peak_bytes", cost->predicted_peak_bytes);
+    om_json_set_i64(doc, "peak_bytes", cost->peak_bytes);
+    if (j->coverage.candidates > 0) {
+        om_json_set(doc, "coverage", coverage_json(&j->coverage));
+    }
+    out->json = om_json_dump(doc);
+    out->text = om_buf_take(&text);
+    om_json_free(doc);
+    if (!out->json || !out->text) {
+        om_result_release(out);
+        return om_fail_nomem(err, 4096);
+    }
+    return OM_OK;
+}
+
 om_status om_profile_run(om_result *out, const om_profile_options *o, const om_env *env,
                          om_error *err) {
     om_status status = OM_OK;
@@ -444,7 +490,7 @@ om_status om_profile_run(om_result *out, const om_profile_options *o, const om_e
     om_llama_log log = { .model = o->model };
     om_llama_log_begin(&log, env);
     OM_TRY(check_options(o, err));
-    const bool measured = o->method && strcmp(o->method, "measured") == 0;
+    const bool measured = is_measured(o);
     OM_TRY(job_open(&j, err));
     OM_TRY(collect(&j, measured, err));
     OM_TRY(describe_units(j.p, j.model, j.fisher, j.stats, o->types, err));
@@ -457,8 +503,9 @@ om_status om_profile_run(om_result *out, const om_profile_options *o, const om_e
     }
     j.costs_s = om_now_s() - start;
     OM_TRY(save(&j, measured, err));
-    OM_TRY(report(out, j.p, o, &j.cost, j.costs_s, err));
+    OM_TRY(report(out, &j, err));
     (void) remove(j.checkpoint); /* the work it could save is done */
+    (void) remove(j.memo);
 out:
     if (status == OM_E_NUMERIC) {
         om_error which = { 0 };

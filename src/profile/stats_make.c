@@ -181,9 +181,10 @@ void om_stats_warn_coverage(const om_fisher *f, const om_stats_origin *origin, c
         om_log(env, OM_LOG_WARN,
                "%d of %d experts saw fewer than %d tokens (%s%s); their statistics lean on their "
                "layer's mean (prior: %d tokens). %s%.0f tokens of such text would show the rarest "
-               "often enough; --select cover picks windows that do",
+               "often enough%s",
                few, all, OM_EXPERT_FEW, names.data, few > NAMED ? ", …" : "", OM_EXPERT_PRIOR,
-               rarest > 0 ? "About " : "More than ", more);
+               rarest > 0 ? "About " : "More than ", more,
+               origin->covered ? "" : "; --select cover picks windows that do");
     }
     om_buf_release(&names);
 }

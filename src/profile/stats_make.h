@@ -4,11 +4,11 @@
 #define OM_PROFILE_STATS_MAKE_H
 
 #include "calib/fisher.h"
+#include "profile/experts.h"
 #include "profile/stats.h"
 
 enum {
-    OM_EXPERT_PRIOR = 32, /* tokens of the layer's average expert that each expert gets on top */
-    OM_EXPERT_FEW = 64    /* tokens below which an expert counts as hardly seen */
+    OM_EXPERT_PRIOR = 32 /* tokens of the layer's average expert that each expert gets on top */
 };
 
 /** Where the sums come from; digests borrowed. */
@@ -17,6 +17,7 @@ typedef struct om_stats_origin {
     int n_windows, window_tokens;
     int64_t tokens;
     uint64_t seed;
+    bool covered; /* the windows were chosen to show all experts */
 } om_stats_origin;
 
 /** Statistics of every weight of f. *out owned (om_stats_free).

@@ -40,21 +40,6 @@ const char *om_heat_class(double bpw) {
     return "b16";
 }
 
-const om_choice *om_heat_four_bit(const om_unit *unit) {
-    const om_choice *best = NULL;
-    for (int i = 0; i < unit->n_choices; i++) {
-        const om_choice *c = &unit->choices[i];
-        if (strcmp(c->format->name, "q4_K") == 0) {
-            return c;
-        }
-        if (!best ||
-            fabs(om_format_bpw(c->format) - 4.5) < fabs(om_format_bpw(best->format) - 4.5)) {
-            best = c;
-        }
-    }
-    return best;
-}
-
 /* ---- grid ---- */
 
 /* Attention before feed-forward, inputs before outputs: the order of the computation. */
@@ -108,7 +93,7 @@ static bool grid_init(grid *g, const om_report_input *in) {
                 g->roles[g->n_roles++] = u->role;
             }
         }
-        const om_choice *c = om_heat_four_bit(u);
+        const om_choice *c = om_unit_four_bit(u);
         if (c && c->nats > 0) {
             g->high = fmax(g->high, log10(c->nats));
             g->low = fmin(g->low, log10(c->nats));
@@ -155,7 +140,7 @@ static void cell_type(om_buf *out, const grid *g, const om_unit *u, const char *
 }
 
 static void cell_nats(om_buf *out, const grid *g, const om_unit *u, const char *element) {
-    const om_choice *c = om_heat_four_bit(u);
+    const om_choice *c = om_unit_four_bit(u);
     int shade = 0;
     if (c && c->nats > 0 && g->high > g->low) {
         const double x = (log10(c->nats) - g->low) / (g->high - g->low);

@@ -8,10 +8,6 @@
 /** Class name of the colour for a type: "b1" (below 2 bits) … "b16" (more than 9). Static. */
 const char *om_heat_class(double bpw);
 
-/** The candidate nearest to q4_K's 4.5 bits per weight: at what "about 4 bit" is read off. NULL: no
- * candidates. */
-const om_choice *om_heat_four_bit(const om_unit *unit);
-
 /** Append two <figure>s: the chosen types (type name in each cell) and the sensitivities (nats at
  * about 4 bit, logarithmic colours). Tensors outside of blocks stand above the grid. Returns false
  * when memory is short. */

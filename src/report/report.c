@@ -35,6 +35,7 @@ static const section sections[] = {
     { "decided_intro", om_section_decided_intro },
     { "mix", om_section_mix },
     { "heatmaps", om_section_heatmaps },
+    { "experts", om_section_experts },
     { "predicted", om_section_predicted },
     { "tensors_intro", om_section_tensors_intro },
     { "tensors", om_section_tensors },

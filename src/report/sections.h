@@ -26,6 +26,9 @@ void om_section_heatmaps(om_buf *out, const om_report_input *in);
 void om_section_tensors_intro(om_buf *out, const om_report_input *in);
 void om_section_tensors(om_buf *out, const om_report_input *in);
 
+/* The experts of a mixture: a whole section, or nothing. */
+void om_section_experts(om_buf *out, const om_report_input *in);
+
 /* What was run. */
 void om_section_facts(om_buf *out, const om_report_input *in);
 void om_section_footer(om_buf *out, const om_report_input *in);

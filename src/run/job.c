@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "calib/cover.h"
 #include "model/candidates.h"
 
 /* ---- names ---- */
@@ -130,6 +131,10 @@ static om_status set_types(om_job *job, om_error *err) {
 
 /* ---- checks ---- */
 
+bool om_job_covers(const om_run_options *o) {
+    return o->select && strcmp(o->select, "cover") == 0;
+}
+
 static om_status check_options(const om_run_options *o, om_error *err) {
     if (!o->model || !o->out_dir) {
         return om_fail(err, OM_E_ARG, "run needs a model and an output folder (-o DIR)");
@@ -157,6 +162,9 @@ static om_status check_options(const om_run_options *o, om_error *err) {
                            o->pins[i], om_format_list());
         }
     }
+    if (o->select && !om_job_covers(o) && strcmp(o->select, "spread") != 0) {
+        return om_fail(err, OM_E_ARG, "--select %s: expected spread or cover", o->select);
+    }
     return om_candidates_check(o->types, err);
 }
 
@@ -175,6 +183,9 @@ om_status om_job_init(om_job *job, const om_run_options *options, const om_env *
     OM_TRY(om_model_open(&model, options->model, err));
     job->model_bytes = om_model_file_bytes(model);
     job->model_params = om_model_params(model);
+    if (om_job_covers(options)) {
+        OM_TRY(om_cover_check(model, err));
+    }
     OM_TRY(set_paths(job, err));
     OM_TRY(set_types(job, err));
 out:

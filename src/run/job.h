@@ -32,6 +32,9 @@ om_status om_job_init(om_job *job, const om_run_options *options, const om_env *
                       om_error *err) OM_WARN_UNUSED;
 void om_job_release(om_job *job);
 
+/** Are the calibration windows chosen to cover the experts? */
+bool om_job_covers(const om_run_options *options);
+
 /** "SmolLM2-135M" of "/models/SmolLM2-135M-BF16-00001-of-00002.gguf". dst is cut when full. */
 void om_job_model_name(char *dst, size_t cap, const char *path);
 

@@ -119,6 +119,9 @@ om_status om_stage_profile(om_job *job, om_error *err) {
     om_key_i64(&k, "window tokens", o->window_tokens);
     om_key_i64(&k, "seed high", (int64_t) (o->seed >> 32));
     om_key_i64(&k, "seed low", (int64_t) (o->seed & 0xFFFFFFFF));
+    if (om_job_covers(o)) {
+        om_key_str(&k, "select", o->select);
+    }
     OM_TRY(om_key_finish(key, &k, err));
     if (om_job_kept(job, "profile", key, outputs, 2)) {
         goto out;
@@ -132,6 +135,7 @@ om_status om_stage_profile(om_job *job, om_error *err) {
                                                  .types = job->types,
                                                  .n_windows = o->n_windows,
                                                  .window_tokens = o->window_tokens,
+                                                 .select = o->select,
                                                  .seed = o->seed,
                                                  .max_ram_bytes = o->max_ram_bytes },
                           job->env, err));

@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
+#include "calib/cover.h"
 #include "report/html.h"
 #include "report/verdict.h"
 #include "run/job.h"
@@ -33,6 +34,11 @@ void om_job_plan_text(om_buf *out, const om_job *job) {
         "profile    up to %d windows of %d tokens, each about three forward passes; says its "
         "memory before it starts\n",
         windows, tokens);
+    if (om_job_covers(o)) {
+        om_buf_printf(
+            out, "           before it a forward pass over up to %d windows, to choose those\n",
+            OM_COVER_CANDIDATES * windows);
+    }
     om_buf_printf(out, "allocate   one type per tensor within the budget, and the whole curve\n");
     om_buf_printf(out, "quantize   one file of at most %s\n",
                   om_format_bytes(most, (double) most_bytes(job), false));

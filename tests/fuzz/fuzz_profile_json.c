@@ -3,9 +3,26 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "profile/profile.h"
+#include "profile/experts.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void use_experts(const om_profile *p) {
+    om_experts e;
+    om_concentration c;
+    om_error err = { 0 };
+    if (om_experts_of(&e, p, &err) == OM_OK &&
+        om_experts_concentration(&c, e.all, e.n, OM_EXPERT_TRACE, &err) == OM_OK) {
+        const om_expert_scale s = om_experts_scale(&e, OM_EXPERT_TRACE, 8);
+        for (int i = 0; i < e.n; i++) {
+            const int shade = om_expert_shade(&s, e.all[i].trace);
+            if (shade < -1 || shade > 7 || !(c.gini >= -1e-9 && c.gini <= 1)) {
+                abort();
+            }
+        }
+    }
+    om_experts_release(&e);
+}
 
 static void use(const om_profile *p) {
     int64_t bytes = om_profile_fixed_bytes(p);
@@ -28,6 +45,7 @@ static void use(const om_profile *p) {
     if (p->n_units < 1) {
         abort();
     }
+    use_experts(p);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
