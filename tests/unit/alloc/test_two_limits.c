@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "alloc/infeasible.h"
 #include "alloc/search.h"
 #include "alloc_instance.h"
 #include "base/mem.h"
@@ -200,11 +201,50 @@ static void test_large(void **state) {
     instance_free(profile);
 }
 
+static void expect_words(const om_problem *p, const char *text) {
+    const om_allocate_options options = { .n_tiers = 0 };
+    om_profile profile = { .params = 1000, .units = (om_unit[]){ { .name = "a" } }, .n_units = 1 };
+    om_error err = { 0 };
+    int pick[1];
+    assert_int_equal(om_infeasible(pick, p, &profile, &options, NULL, &err), OM_E_INFEASIBLE);
+    if (strstr(err.text, text) == NULL) {
+        fail_msg("expected '%s' in: %s", text, err.text);
+    }
+}
+
+/* Which limit is to blame: one tensor whose small type reads much. */
+static void test_words(void **state) {
+    (void) state;
+    om_option options[2] = { { .bytes = 10, .active_bytes = 9, .nats = 2.0 },
+                             { .bytes = 20, .active_bytes = 5, .nats = 1.0 } };
+    om_group group = { .member = { 0, -1 }, .n_members = 1, .pin = -1, .n_options = 2 };
+    om_problem p = { .groups = &group,
+                     .n_groups = 1,
+                     .options = options,
+                     .n_options = 2,
+                     .formats = { om_format_by_name("q4_K") },
+                     .n_formats = 1 };
+    p.budget_bytes = 9;
+    p.max_active_bytes = INT64_MAX;
+    expect_words(&p, "the smallest file is 10 bytes");
+    p.max_active_bytes = 4;
+    expect_words(&p, "at least 5 bytes are read per token, too");
+    p.budget_bytes = 15;
+    p.max_active_bytes = 6;
+    expect_words(&p, "not both: what fits the budget reads at least 9 bytes");
+    p.budget_bytes = 25;
+    p.max_active_bytes = 4;
+    expect_words(&p, "the least that any choice within the budget reads is 5 bytes");
+    p.budget_bytes = INT64_MAX;
+    expect_words(&p, "the least that any choice reads is 5 bytes");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_brute_force),
         cmocka_unit_test(test_equals_brute_force_scrambled),
         cmocka_unit_test(test_least_active),
+        cmocka_unit_test(test_words),
         cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
