@@ -74,7 +74,8 @@ static om_status load_stats(om_stats **out, char **path, const om_quantize_optio
             s->tokens = 0; /* Fisher marginals of another model say nothing about this one */
         }
     } else if (o->stats != NULL || a->stats_path[0] != '\0') {
-        *path = o->stats != NULL ? om_strdup(o->stats) : om_path_find_beside(a->stats_path, o->allocation);
+        *path = o->stats != NULL ? om_strdup(o->stats)
+                                 : om_path_find_beside(a->stats_path, o->allocation);
         if (*path == NULL) {
             OM_TRY(om_fail(err, OM_E_IO,
                            "%s: the statistics that the allocation names are gone: give --stats "
