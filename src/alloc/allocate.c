@@ -10,20 +10,18 @@
 #include <string.h>
 
 #include "alloc/allocation.h"
+#include "alloc/curve.h"
 #include "alloc/describe.h"
 #include "alloc/expert_plans.h"
 #include "alloc/infeasible.h"
 #include "alloc/pins.h"
 #include "alloc/plans.h"
-#include "alloc/presets.h"
 #include "alloc/search.h"
 #include "base/bandwidth.h"
 #include "base/buf.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-
-enum { N_CURVE = 40, MAX_PRESETS = 64 };
 
 /* Everything of one call. */
 typedef struct job {
@@ -38,8 +36,7 @@ typedef struct job {
     double bandwidth_bytes_s;  /* given or measured; 0: neither */
     om_projection projection;  /* of an expert plan */
     om_allocation *allocation; /* NULL: only a sweep */
-    om_curve_point curve[N_CURVE], presets[MAX_PRESETS];
-    int n_curve, n_presets;
+    om_curve curve;            /* of a sweep */
 } job;
 
 static void job_release(job *j) {
@@ -280,74 +277,6 @@ out:
     return status;
 }
 
-/* ---- the curve --------------------------------------------------------------------------------
- */
-
-static void add_point(job *j, const om_choice_sum *sum) {
-    om_curve_point *last = j->n_curve > 0 ? &j->curve[j->n_curve - 1] : NULL;
-    om_curve_point point = { .bytes = sum->bytes,
-                             .active_bytes = sum->active_bytes,
-                             .bpw = bits_per_weight(j, sum->bytes),
-                             .nats = sum->nats };
-    /* Neighbours may have the same answer; and the tolerance must not make the curve rise. */
-    if (last == NULL || (point.bytes > last->bytes && point.nats < last->nats)) {
-        j->curve[j->n_curve++] = point;
-    }
-}
-
-static om_status sweep_curve(job *j, om_error *err) {
-    om_status status = OM_OK;
-    om_choice_sum low = { 0 };
-    om_solution s = { 0 };
-    om_problem p = j->problem; /* borrows the groups */
-    status = om_problem_smallest(j->pick, &low, &p, j->env, err);
-    if (status == OM_OK) {
-        p.budget_bytes = INT64_MAX;
-        status = om_problem_solve(j->pick, &s, &p, 1e-5, j->env, err);
-    }
-    if (status == OM_E_INFEASIBLE) {
-        *err = (om_error){ 0 };
-        return om_infeasible(j->pick, &p, j->profile, j->options, j->env, err);
-    }
-    OM_TRY(status);
-    const double high = (double) s.sum.bytes, ratio = high / (double) low.bytes;
-    for (int i = 0; i < N_CURVE; i++) {
-        om_error why = { 0 };
-        double at = (double) low.bytes * pow(ratio, (double) i / (N_CURVE - 1));
-        p.budget_bytes = i == 0 ? low.bytes : i == N_CURVE - 1 ? (int64_t) high : (int64_t) at;
-        p.budget_bytes = p.budget_bytes < low.bytes ? low.bytes : p.budget_bytes;
-        status = om_problem_solve(j->pick, &s, &p, 1e-5, j->env, &why);
-        if (status == OM_OK) {
-            add_point(j, &s.sum);
-        } else if (status == OM_E_INFEASIBLE && om_problem_limits_active(&p)) {
-            status = OM_OK; /* with few types the smallest file may read too much */
-        } else {
-            *err = why;
-            goto out;
-        }
-        om_progress(j->env, "sweep", i + 1, N_CURVE, "points");
-    }
-out:
-    return status;
-}
-
-static om_status sweep_presets(job *j, om_error *err) {
-    om_status status = OM_OK;
-    const char *name;
-    for (int i = 0; (name = om_preset_name(i)) != NULL && i < MAX_PRESETS; i++) {
-        om_curve_point *point = &j->presets[j->n_presets++];
-        point->name = name;
-        OM_TRY(om_preset_types(j->types, j->profile, name, err));
-        const om_plan_total total = om_plan_sum(j->profile, j->types);
-        point->bytes = total.bytes;
-        point->active_bytes = total.active_bytes;
-        point->nats = total.nats;
-        point->bpw = bits_per_weight(j, point->bytes);
-    }
-out:
-    return status;
-}
-
 /* ---- the verb ---------------------------------------------------------------------------------
  */
 
@@ -454,8 +383,8 @@ static om_json *result_json(const job *j) {
     }
     om_json *doc = om_json_new_document("optimum.sweep/1");
     om_json_set_str(doc, "profile_sha256", j->profile->sha256);
-    om_json_set(doc, "curve", om_curve_json(j->curve, j->n_curve));
-    om_json_set(doc, "presets", om_curve_json(j->presets, j->n_presets));
+    om_json_set(doc, "curve", om_curve_json(j->curve.best, j->curve.n_best));
+    om_json_set(doc, "presets", om_curve_json(j->curve.presets, j->curve.n_presets));
     if (allocation != NULL) {
         om_json_set(doc, "allocation", allocation);
     }
@@ -473,9 +402,9 @@ static om_status make_result(om_result *out, const job *j, om_error *err) {
     if (j->options->sweep) {
         om_buf_puts(&text, j->allocation != NULL ? "\nOptimal files of every size\n"
                                                  : "Optimal files of every size\n");
-        om_describe_curve(&text, j->curve, j->n_curve);
+        om_describe_curve(&text, j->curve.best, j->curve.n_best);
         om_buf_puts(&text, "\nPresets of llama-quantize, predicted\n");
-        om_describe_curve(&text, j->presets, j->n_presets);
+        om_describe_curve(&text, j->curve.presets, j->curve.n_presets);
     }
     om_json *doc = result_json(j);
     om_result result = { .json = om_json_dump(doc), .text = om_buf_take(&text) };
@@ -502,8 +431,7 @@ om_status om_allocate(om_result *out, const om_allocate_options *options, const 
         OM_TRY(make_allocation(&j, err));
     }
     if (options->sweep) {
-        OM_TRY(sweep_curve(&j, err));
-        OM_TRY(sweep_presets(&j, err));
+        OM_TRY(om_curve_solve(&j.curve, &j.problem, j.profile, options, env, err));
     }
     OM_TRY(make_result(out, &j, err));
     if (options->out != NULL && j.allocation != NULL && !options->dry_run) {

@@ -81,7 +81,9 @@ typedef struct om_budget_args {
               "the same limit: bandwidth / X, so that weights alone allow X tokens a second" },    \
     {                                                                                              \
         .name = "bandwidth", .kind = OM_OPT_RATE, .offset = offsetof(T, o.bandwidth_bytes_s),      \
-        .metavar = "SIZE/s", .help = "memory bandwidth (default: measured when --min-tok-s asks)"  \
+        .metavar = "SIZE/s",                                                                       \
+        .help = "memory bandwidth; shows the ceiling in tokens per second (default: measured "     \
+                "when --min-tok-s asks)"                                                           \
     }
 
 /** At most one of --memory, --size, --bpw (exactly one when `required`); --ctx, --kv and --reserve
