@@ -161,9 +161,14 @@ om_status om_profile_run(om_result *out, const om_profile_options *options, cons
 typedef struct om_allocate_options {
     const char *profile;
     om_budget budget;
-    const char *plan;  /* NULL: optimal; "uniform:TYPE", "preset:Q4_K_M", "tiers", "two-tier" */
-    int n_tiers;       /* at most this many distinct types; 0 = no limit */
-    const char *types; /* comma-separated types the solver may use; NULL = all of the profile */
+    int64_t max_active_bytes; /* limit of the bytes read per token; 0 = none */
+    double min_tok_s; /* the same limit as tokens per second, at bandwidth_bytes_s; 0 = none */
+    double bandwidth_bytes_s; /* of memory; 0 = measured on this machine when min_tok_s asks */
+    const char *method; /* NULL or "optimal": the integer program; "mopeq", "frequency": by the
+                           experts' Fisher traces or tokens alone */
+    const char *plan;   /* NULL: optimal; "uniform:TYPE", "preset:Q4_K_M", "tiers", "two-tier" */
+    int n_tiers;        /* at most this many distinct types; 0 = no limit */
+    const char *types;  /* comma-separated types the solver may use; NULL = all of the profile */
     const char *const
         *pins; /* "REGEX=TYPE", anchored POSIX extended regular expressions on tensor names */
     int n_pins;
@@ -239,6 +244,9 @@ typedef struct om_run_options {
     int n_pins;
     const char *types;
     int n_tiers;
+    int64_t max_active_bytes; /* these three as in om_allocate_options */
+    double min_tok_s;
+    double bandwidth_bytes_s;
     int n_windows; /* as in om_profile_options, as are the next two */
     int window_tokens;
     const char *select;

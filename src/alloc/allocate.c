@@ -1,25 +1,27 @@
 /* The verb `allocate`: profile.json and a budget -> allocation.json.
  *
- * Either the integer program chooses (plan "optimal"), or a named plan does; pins hold for both. A
- * budget that nothing fits is a normal outcome: the message says the smallest file that is possible
- * and what it consists of. With `sweep` the whole curve from the smallest file to the one that
- * loses nothing is solved, about 40 points, and the presets are put beside it.
+ * Either the integer program chooses (plan "optimal"), or a rule over the experts (alloc/
+ * expert_plans.h), or a named plan does; pins hold for all. Limits that nothing fits are a normal
+ * outcome: the message says what is possible (infeasible.h). With `sweep` the whole curve from the
+ * smallest file to the one that loses nothing is solved, about 40 points, and the presets are put
+ * beside it.
  */
 #include <math.h>
 #include <string.h>
 
 #include "alloc/allocation.h"
+#include "alloc/curve.h"
 #include "alloc/describe.h"
+#include "alloc/expert_plans.h"
+#include "alloc/infeasible.h"
 #include "alloc/pins.h"
 #include "alloc/plans.h"
-#include "alloc/presets.h"
 #include "alloc/search.h"
+#include "base/bandwidth.h"
 #include "base/buf.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-
-enum { N_CURVE = 40, MAX_PRESETS = 64 };
 
 /* Everything of one call. */
 typedef struct job {
@@ -30,9 +32,11 @@ typedef struct job {
     int *pick;                 /* [n_groups] */
     const om_format **types;   /* [n_units] */
     int64_t limit;             /* bytes of the whole file; INT64_MAX: no budget */
+    int64_t active_limit;      /* bytes read per token; INT64_MAX: no limit */
+    double bandwidth_bytes_s;  /* given or measured; 0: neither */
+    om_projection projection;  /* of an expert plan */
     om_allocation *allocation; /* NULL: only a sweep */
-    om_curve_point curve[N_CURVE], presets[MAX_PRESETS];
-    int n_curve, n_presets;
+    om_curve curve;            /* of a sweep */
 } job;
 
 static void job_release(job *j) {
@@ -48,63 +52,31 @@ static bool has_plan(const om_allocate_options *o) {
     return o->plan != NULL && strcmp(o->plan, "optimal") != 0;
 }
 
+static bool has_limit(const om_allocate_options *o) {
+    return o->max_active_bytes > 0 || o->min_tok_s > 0.0;
+}
+
 static double bits_per_weight(const job *j, int64_t bytes) {
     return 8.0 * (double) bytes / (double) j->profile->params;
 }
 
-/* ---- infeasible budgets -----------------------------------------------------------------------
- */
-
-/* pick: the smallest choice. Fixed parts, pins and the largest tensor are what sets it. */
-static om_status fail_too_small(const job *j, const int *pick, int64_t smallest, om_error *err) {
-    const om_problem *p = &j->problem;
-    char have[32], need[32], fixed[32], pinned[32], top[32];
-    int64_t pinned_bytes = 0;
-    int largest = 0;
-    for (int g = 0; g < p->n_groups; g++) {
-        const om_option *o = &om_problem_options_of(p, g)[pick[g]];
-        pinned_bytes += p->groups[g].pin >= 0 ? o->bytes : 0;
-        if (o->bytes > om_problem_options_of(p, largest)[pick[largest]].bytes) {
-            largest = g;
-        }
-    }
-    const om_option *o = &om_problem_options_of(p, largest)[pick[largest]];
-    return om_fail(
-        err, OM_E_INFEASIBLE,
-        "budget %s (%.3f bpw) is too small; the smallest file is %lld bytes (%s, %.3f bpw): "
-        "metadata and copied tensors %s, pinned %s, the rest in its smallest types (most: %s%s "
-        "%s, %s)%s",
-        om_format_bytes(have, (double) j->limit, false), bits_per_weight(j, j->limit),
-        (long long) smallest, om_format_bytes(need, (double) smallest, false),
-        bits_per_weight(j, smallest), om_format_bytes(fixed, (double) p->fixed_bytes, false),
-        om_format_bytes(pinned, (double) pinned_bytes, false),
-        j->profile->units[p->groups[largest].member[0]].name,
-        p->groups[largest].n_members == 2 ? " and its pair" : "", p->formats[o->format]->name,
-        om_format_bytes(top, (double) o->bytes, false),
-        j->options->types != NULL || j->options->n_tiers > 0
-            ? "; a wider --types or more --tiers may allow less"
-            : "");
-}
-
-static om_status explain_infeasible(job *j, om_error *err) {
-    om_choice_sum smallest;
-    om_error ignored = { 0 };
-    om_status status = om_problem_smallest(j->pick, &smallest, &j->problem, j->env, &ignored);
-    if (status == OM_E_INFEASIBLE) {
-        return om_fail(err, OM_E_INFEASIBLE,
-                       "--tiers %d: some tensors have no type in common with the others, so more "
-                       "distinct types are needed whatever the budget; allow more tiers",
-                       j->options->n_tiers);
-    }
-    if (status != OM_OK) {
-        *err = ignored;
-        return status;
-    }
-    return fail_too_small(j, j->pick, smallest.bytes, err);
-}
-
 /* ---- choosing ---------------------------------------------------------------------------------
  */
+
+static om_status explain(job *j, om_error *err) {
+    return om_infeasible(j->pick, &j->problem, j->profile, j->options, j->env, err);
+}
+
+/* The groups' options as a type per tensor. */
+static void take_pick(job *j) {
+    for (int g = 0; g < j->problem.n_groups; g++) {
+        const om_group *group = &j->problem.groups[g];
+        const om_option *o = &om_problem_options_of(&j->problem, g)[j->pick[g]];
+        for (int m = 0; m < group->n_members; m++) {
+            j->types[group->member[m]] = j->problem.formats[o->format];
+        }
+    }
+}
 
 static om_status choose_optimal(job *j, om_error *err) {
     om_status status = OM_OK;
@@ -113,19 +85,13 @@ static om_status choose_optimal(job *j, om_error *err) {
     om_allocation *a = j->allocation;
     status = om_problem_solve(j->pick, &s, &j->problem, 0.0, j->env, &why);
     if (status == OM_E_INFEASIBLE) {
-        return explain_infeasible(j, err);
+        return explain(j, err);
     }
     if (status != OM_OK) {
         *err = why;
         return status;
     }
-    for (int g = 0; g < j->problem.n_groups; g++) {
-        const om_group *group = &j->problem.groups[g];
-        const om_option *o = &om_problem_options_of(&j->problem, g)[j->pick[g]];
-        for (int m = 0; m < group->n_members; m++) {
-            j->types[group->member[m]] = j->problem.formats[o->format];
-        }
-    }
+    take_pick(j);
     memcpy(a->plan, "optimal", sizeof "optimal");
     if (s.proven) {
         memcpy(a->solver.status, "optimal", sizeof "optimal");
@@ -141,13 +107,61 @@ static om_status choose_optimal(job *j, om_error *err) {
     return status;
 }
 
+/* The statistics of the profile, for the costs of single experts; *out stays NULL, with a line in
+ * the log, when they are gone or others. */
+static om_status read_expert_stats(om_stats **out, const job *j, om_error *err) {
+    om_status status = OM_OK;
+    om_stats *stats = NULL;
+    const om_profile *p = j->profile;
+    char *path =
+        p->stats_path[0] != '\0' ? om_path_find_beside(p->stats_path, j->options->profile) : NULL;
+    if (path != NULL) {
+        OM_TRY(om_stats_read(&stats, path, err));
+    }
+    if (stats == NULL ||
+        (p->stats_sha256[0] != '\0' && strcmp(stats->sha256, p->stats_sha256) != 0)) {
+        om_log(j->env, OM_LOG_WARN,
+               "the profile's statistics%s%s are not to be had: the cost of one type per stack is "
+               "estimated from the traces",
+               p->stats_path[0] != '\0' ? " " : "", p->stats_path);
+        goto out;
+    }
+    *out = stats;
+    stats = NULL;
+out:
+    om_stats_free(stats);
+    om_free(path);
+    return status;
+}
+
+static om_status choose_by_experts(job *j, om_error *err) {
+    om_status status = OM_OK;
+    om_stats *stats = NULL;
+    om_error why = { 0 };
+    om_allocation *a = j->allocation;
+    const char *method = j->options->method;
+    OM_TRY(read_expert_stats(&stats, j, err));
+    status = om_expert_plan(j->pick, &j->projection, &j->problem, j->profile, method, stats, &why);
+    if (status == OM_E_INFEASIBLE) {
+        OM_TRY(explain(j, err));
+    }
+    if (status != OM_OK) {
+        *err = why;
+        goto out;
+    }
+    take_pick(j);
+    memcpy(a->plan, method, strlen(method) + 1);
+    memcpy(a->solver.status, "none", sizeof "none");
+out:
+    om_stats_free(stats);
+    return status;
+}
+
 static om_status choose_by_plan(job *j, om_error *err) {
     om_status status = OM_OK;
     om_pins pins = { 0 };
     const om_allocate_options *o = j->options;
     om_allocation *a = j->allocation;
-    int64_t bytes = 0;
-    double nats = 0.0;
     char need[32], have[32];
     if (strlen(o->plan) >= sizeof a->plan) {
         OM_TRY(om_fail(err, OM_E_ARG, "unknown plan '%.64s'", o->plan));
@@ -157,7 +171,7 @@ static om_status choose_by_plan(job *j, om_error *err) {
     for (int i = 0; i < j->profile->n_units; i++) {
         j->types[i] = pins.format[i] != NULL ? pins.format[i] : j->types[i];
     }
-    om_plan_sum(&bytes, &nats, j->profile, j->types);
+    const int64_t bytes = om_plan_sum(j->profile, j->types).bytes;
     if (bytes > j->limit) {
         OM_TRY(om_fail(err, OM_E_INFEASIBLE,
                        "plan %s needs %lld bytes (%s, %.3f bpw), the budget is %lld (%s); choose a "
@@ -224,6 +238,7 @@ static om_status start_allocation(job *j, om_error *err) {
     const char *kind = kinds[j->options->budget.kind];
     memcpy(a->budget_kind, kind, strlen(kind) + 1);
     a->budget_bytes = j->limit == INT64_MAX ? 0 : j->limit;
+    a->max_active_bytes = j->active_limit == INT64_MAX ? 0 : j->active_limit;
     return OM_OK;
 }
 
@@ -233,6 +248,8 @@ static om_status make_allocation(job *j, om_error *err) {
     om_allocation *a = j->allocation;
     if (has_plan(j->options)) {
         OM_TRY(choose_by_plan(j, err));
+    } else if (om_is_expert_plan(j->options->method)) {
+        OM_TRY(choose_by_experts(j, err));
     } else {
         OM_TRY(choose_optimal(j, err));
     }
@@ -241,65 +258,20 @@ static om_status make_allocation(job *j, om_error *err) {
         memcpy(t->name, j->profile->units[i].name, sizeof t->name);
         t->format = j->types[i];
     }
-    om_plan_sum(&a->bytes, &a->predicted_nats, j->profile, j->types);
+    const om_plan_total total = om_plan_sum(j->profile, j->types);
+    a->bytes = total.bytes;
+    a->active_bytes = total.active_bytes;
+    a->predicted_nats = total.nats;
     a->bpw = bits_per_weight(j, a->bytes);
     if (a->bytes > j->limit) { /* a second look at the whole file, by tensors instead of groups */
         OM_TRY(om_fail(err, OM_E_INTERNAL, "the allocation has %lld bytes, the budget is %lld",
                        (long long) a->bytes, (long long) j->limit));
     }
-out:
-    return status;
-}
-
-/* ---- the curve --------------------------------------------------------------------------------
- */
-
-static void add_point(job *j, const om_choice_sum *sum) {
-    om_curve_point *last = j->n_curve > 0 ? &j->curve[j->n_curve - 1] : NULL;
-    om_curve_point point = { .bytes = sum->bytes,
-                             .bpw = bits_per_weight(j, sum->bytes),
-                             .nats = sum->nats };
-    /* Neighbours may have the same answer; and the tolerance must not make the curve rise. */
-    if (last == NULL || (point.bytes > last->bytes && point.nats < last->nats)) {
-        j->curve[j->n_curve++] = point;
-    }
-}
-
-static om_status sweep_curve(job *j, om_error *err) {
-    om_status status = OM_OK;
-    om_choice_sum low = { 0 };
-    om_solution s = { 0 };
-    om_problem p = j->problem; /* borrows the groups */
-    status = om_problem_smallest(j->pick, &low, &p, j->env, err);
-    if (status == OM_E_INFEASIBLE) {
-        *err = (om_error){ 0 };
-        return explain_infeasible(j, err);
-    }
-    OM_TRY(status);
-    p.budget_bytes = INT64_MAX;
-    OM_TRY(om_problem_solve(j->pick, &s, &p, 1e-5, j->env, err));
-    const double high = (double) s.sum.bytes, ratio = high / (double) low.bytes;
-    for (int i = 0; i < N_CURVE; i++) {
-        double at = (double) low.bytes * pow(ratio, (double) i / (N_CURVE - 1));
-        p.budget_bytes = i == 0 ? low.bytes : i == N_CURVE - 1 ? (int64_t) high : (int64_t) at;
-        p.budget_bytes = p.budget_bytes < low.bytes ? low.bytes : p.budget_bytes;
-        OM_TRY(om_problem_solve(j->pick, &s, &p, 1e-5, j->env, err));
-        add_point(j, &s.sum);
-        om_progress(j->env, "sweep", i + 1, N_CURVE, "points");
-    }
-out:
-    return status;
-}
-
-static om_status sweep_presets(job *j, om_error *err) {
-    om_status status = OM_OK;
-    const char *name;
-    for (int i = 0; (name = om_preset_name(i)) != NULL && i < MAX_PRESETS; i++) {
-        om_curve_point *point = &j->presets[j->n_presets++];
-        point->name = name;
-        OM_TRY(om_preset_types(j->types, j->profile, name, err));
-        om_plan_sum(&point->bytes, &point->nats, j->profile, j->types);
-        point->bpw = bits_per_weight(j, point->bytes);
+    if (a->active_bytes > j->active_limit) { /* a rule does not look at this limit */
+        OM_TRY(om_fail(err, OM_E_INFEASIBLE,
+                       "plan %s reads %lld bytes per token, the limit is %lld; choose a smaller "
+                       "budget or let the solver choose",
+                       a->plan, (long long) a->active_bytes, (long long) j->active_limit));
     }
 out:
     return status;
@@ -308,33 +280,83 @@ out:
 /* ---- the verb ---------------------------------------------------------------------------------
  */
 
+static om_status check_options(const om_allocate_options *o, om_error *err) {
+    const bool has_budget = o->budget.kind != OM_BUDGET_NONE;
+    const bool by_experts = om_is_expert_plan(o->method);
+    if (o->profile == NULL) {
+        return om_fail(err, OM_E_ARG, "expected a profile.json");
+    }
+    if (o->n_tiers < 0 || o->n_tiers > OM_PROBLEM_MAX_FORMATS) {
+        return om_fail(err, OM_E_ARG, "--tiers: expected 1 to %d types, found %d",
+                       OM_PROBLEM_MAX_FORMATS, o->n_tiers);
+    }
+    if (o->method != NULL && !by_experts && strcmp(o->method, "optimal") != 0) {
+        return om_fail(err, OM_E_ARG,
+                       "unknown method '%.64s'; expected optimal, mopeq or frequency", o->method);
+    }
+    if (by_experts && (has_plan(o) || o->n_tiers > 0)) {
+        return om_fail(err, OM_E_ARG, "--method %s excludes --plan and --tiers", o->method);
+    }
+    if (by_experts && !has_budget) {
+        return om_fail(err, OM_E_ARG, "--method %s needs a budget: --memory, --size or --bpw",
+                       o->method);
+    }
+    if (o->max_active_bytes < 0 || !(o->min_tok_s >= 0.0) || !(o->bandwidth_bytes_s >= 0.0) ||
+        !isfinite(o->min_tok_s) || !isfinite(o->bandwidth_bytes_s)) {
+        return om_fail(err, OM_E_ARG, "limits on bytes and tokens per second must not be negative");
+    }
+    if (o->max_active_bytes > 0 && o->min_tok_s > 0.0) {
+        return om_fail(err, OM_E_ARG,
+                       "--max-active-bytes and --min-tok-s are the same limit: give one");
+    }
+    if (!has_budget && !has_plan(o) && !o->sweep && !has_limit(o)) {
+        return om_fail(err, OM_E_ARG, "expected a budget: --memory, --size or --bpw (or a --plan)");
+    }
+    return OM_OK;
+}
+
+/* The limit on bytes per token, if there is one; measures when it must. */
+static om_status find_active_limit(job *j, om_error *err) {
+    om_status status = OM_OK;
+    const om_allocate_options *o = j->options;
+    char rate[32];
+    j->active_limit = o->max_active_bytes > 0 ? o->max_active_bytes : INT64_MAX;
+    j->bandwidth_bytes_s = o->bandwidth_bytes_s;
+    if (o->min_tok_s <= 0.0) {
+        return OM_OK;
+    }
+    if (j->bandwidth_bytes_s <= 0.0) {
+        OM_TRY(om_bandwidth_measure(&j->bandwidth_bytes_s, j->env, err));
+        om_log(j->env, OM_LOG_INFO, "memory bandwidth of this machine, measured: %s/s",
+               om_format_bytes(rate, j->bandwidth_bytes_s, false));
+    }
+    const double limit = floor(j->bandwidth_bytes_s / o->min_tok_s);
+    j->active_limit = limit < 1.0 ? 1 : limit < 0x1p60 ? (int64_t) limit : INT64_C(1) << 60;
+out:
+    return status;
+}
+
 static om_status prepare(job *j, om_error *err) {
     om_status status = OM_OK;
     const om_allocate_options *o = j->options;
-    bool has_budget = o->budget.kind != OM_BUDGET_NONE;
-    if (o->profile == NULL) {
-        OM_TRY(om_fail(err, OM_E_ARG, "expected a profile.json"));
-    }
-    if (o->n_tiers < 0 || o->n_tiers > OM_PROBLEM_MAX_FORMATS) {
-        OM_TRY(om_fail(err, OM_E_ARG, "--tiers: expected 1 to %d types, found %d",
-                       OM_PROBLEM_MAX_FORMATS, o->n_tiers));
-    }
-    if (!has_budget && !has_plan(o) && !o->sweep) {
-        OM_TRY(
-            om_fail(err, OM_E_ARG, "expected a budget: --memory, --size or --bpw (or a --plan)"));
-    }
+    OM_TRY(check_options(o, err));
     OM_TRY(om_profile_read(&j->profile, o->profile, err));
+    OM_TRY(find_active_limit(j, err));
     j->limit = INT64_MAX;
-    if (has_budget) {
+    if (o->budget.kind != OM_BUDGET_NONE) {
         OM_TRY(om_budget_file_bytes(&j->limit, &o->budget, &j->profile->memory, j->profile->params,
                                     err));
     }
-    const om_problem_options po = { .types = o->types,
-                                    .pins = o->pins,
-                                    .n_pins = o->n_pins,
-                                    .untie_gate_up = o->untie_gate_up,
-                                    .n_tiers = o->n_tiers,
-                                    .budget_bytes = j->limit };
+    const om_problem_options po = {
+        .types = o->types,
+        .pins = o->pins,
+        .n_pins = o->n_pins,
+        .untie_gate_up = o->untie_gate_up,
+        .n_tiers = o->n_tiers,
+        .budget_bytes = j->limit,
+        .max_active_bytes = j->active_limit,
+        .keep_dominated = om_is_expert_plan(o->method),
+    };
     j->pick = om_calloc((size_t) j->profile->n_units, sizeof *j->pick);
     j->types = om_calloc((size_t) j->profile->n_units, sizeof *j->types);
     if (j->pick == NULL || j->types == NULL) {
@@ -351,15 +373,18 @@ static om_json *result_json(const job *j) {
     om_json *allocation = NULL;
     if (j->allocation != NULL) {
         allocation = om_allocation_json(j->allocation);
-        om_describe_json(allocation, j->allocation, j->profile);
+        om_describe_json(allocation, j->allocation, j->profile, j->bandwidth_bytes_s);
+        if (om_is_expert_plan(j->options->method)) {
+            om_json_set(allocation, "projection", om_projection_json(&j->projection));
+        }
     }
     if (!j->options->sweep) {
         return allocation;
     }
     om_json *doc = om_json_new_document("optimum.sweep/1");
     om_json_set_str(doc, "profile_sha256", j->profile->sha256);
-    om_json_set(doc, "curve", om_curve_json(j->curve, j->n_curve));
-    om_json_set(doc, "presets", om_curve_json(j->presets, j->n_presets));
+    om_json_set(doc, "curve", om_curve_json(j->curve.best, j->curve.n_best));
+    om_json_set(doc, "presets", om_curve_json(j->curve.presets, j->curve.n_presets));
     if (allocation != NULL) {
         om_json_set(doc, "allocation", allocation);
     }
@@ -369,14 +394,17 @@ static om_json *result_json(const job *j) {
 static om_status make_result(om_result *out, const job *j, om_error *err) {
     om_buf text = { 0 };
     if (j->allocation != NULL) {
-        om_describe_allocation(&text, j->allocation, j->profile);
+        if (om_is_expert_plan(j->options->method)) {
+            om_describe_projection(&text, &j->projection);
+        }
+        om_describe_allocation(&text, j->allocation, j->profile, j->bandwidth_bytes_s);
     }
     if (j->options->sweep) {
         om_buf_puts(&text, j->allocation != NULL ? "\nOptimal files of every size\n"
                                                  : "Optimal files of every size\n");
-        om_describe_curve(&text, j->curve, j->n_curve);
+        om_describe_curve(&text, j->curve.best, j->curve.n_best);
         om_buf_puts(&text, "\nPresets of llama-quantize, predicted\n");
-        om_describe_curve(&text, j->presets, j->n_presets);
+        om_describe_curve(&text, j->curve.presets, j->curve.n_presets);
     }
     om_json *doc = result_json(j);
     om_result result = { .json = om_json_dump(doc), .text = om_buf_take(&text) };
@@ -398,12 +426,12 @@ om_status om_allocate(om_result *out, const om_allocate_options *options, const 
         OM_TRY(om_file_check_output(options->out, &options->profile, 1, err));
     }
     OM_TRY(prepare(&j, err));
-    if (options->budget.kind != OM_BUDGET_NONE || has_plan(options)) {
+    if (options->budget.kind != OM_BUDGET_NONE || has_plan(options) ||
+        (has_limit(options) && !options->sweep)) {
         OM_TRY(make_allocation(&j, err));
     }
     if (options->sweep) {
-        OM_TRY(sweep_curve(&j, err));
-        OM_TRY(sweep_presets(&j, err));
+        OM_TRY(om_curve_solve(&j.curve, &j.problem, j.profile, options, env, err));
     }
     OM_TRY(make_result(out, &j, err));
     if (options->out != NULL && j.allocation != NULL && !options->dry_run) {

@@ -62,6 +62,10 @@ static om_status read_budget(om_allocation *a, const om_node *root, om_error *er
                             a->budget_kind));
     }
     OM_TRY(om_node_i64(&a->budget_bytes, &budget, "bytes", 0, MAX_BYTES * 4 - 1, err));
+    if (om_node_has(&budget, "max_active_bytes")) {
+        OM_TRY(om_node_i64(&a->max_active_bytes, &budget, "max_active_bytes", 0, MAX_BYTES * 4 - 1,
+                           err));
+    }
 out:
     return status;
 }
@@ -122,6 +126,9 @@ out:
 static om_status read_sums(om_allocation *a, const om_node *root, om_error *err) {
     om_status status = OM_OK;
     OM_TRY(om_node_i64(&a->bytes, root, "bytes", 0, MAX_BYTES * 4 - 1, err));
+    if (om_node_has(root, "active_bytes")) {
+        OM_TRY(om_node_i64(&a->active_bytes, root, "active_bytes", 0, MAX_BYTES * 4 - 1, err));
+    }
     OM_TRY(om_node_f64(&a->bpw, root, "bpw", err));
     OM_TRY(om_node_f64(&a->predicted_nats, root, "predicted_nats", err));
     if (a->bpw < 0.0 || a->predicted_nats < 0.0) {
@@ -206,12 +213,18 @@ om_json *om_allocation_json(const om_allocation *a) {
     om_json_set_str(doc, "plan", a->plan);
     om_json_set_str(budget, "kind", a->budget_kind);
     om_json_set_i64(budget, "bytes", a->budget_bytes);
+    if (a->max_active_bytes > 0) {
+        om_json_set_i64(budget, "max_active_bytes", a->max_active_bytes);
+    }
     om_json_set(doc, "budget", budget);
     for (int i = 0; i < a->n_tensors; i++) {
         om_json_set_str(tensors, a->tensors[i].name, a->tensors[i].format->name);
     }
     om_json_set(doc, "tensors", tensors);
     om_json_set_i64(doc, "bytes", a->bytes);
+    if (a->active_bytes > 0) {
+        om_json_set_i64(doc, "active_bytes", a->active_bytes);
+    }
     om_json_set_f64(doc, "bpw", a->bpw);
     om_json_set_f64(doc, "predicted_nats", a->predicted_nats);
     om_json_set_str(solver, "status", a->solver.status);

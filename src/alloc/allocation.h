@@ -19,12 +19,14 @@ typedef struct om_allocation {
     char calib_sha256[65]; /* one digest for all calibration files */
     uint64_t seed;
     int64_t calib_tokens;
-    char plan[32];          /* "optimal", "preset:Q4_K_M", … */
-    char budget_kind[8];    /* "size", "bpw", "memory", "none" (a plan without a budget) */
-    int64_t budget_bytes;   /* limit of the whole file; 0 none */
-    om_assignment *tensors; /* [n_tensors] the quantizable tensors in file order */
+    char plan[32];            /* "optimal", "preset:Q4_K_M", … */
+    char budget_kind[8];      /* "size", "bpw", "memory", "none" (a plan without a budget) */
+    int64_t budget_bytes;     /* limit of the whole file; 0 none */
+    int64_t max_active_bytes; /* limit of the bytes read per token; 0 none */
+    om_assignment *tensors;   /* [n_tensors] the quantizable tensors in file order */
     int n_tensors;
-    int64_t bytes; /* of the whole file, exact */
+    int64_t bytes;        /* of the whole file, exact */
+    int64_t active_bytes; /* read per token (active.h); 0: a file without it */
     double bpw;
     double predicted_nats;
     struct {

@@ -1,6 +1,7 @@
 /* An allocation as tables: what each type holds, what each costs, where the loss sits. */
 #include "alloc/describe.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -100,7 +101,74 @@ static void describe_costliest(om_buf *out, const om_allocation *a, const om_pro
     }
 }
 
-void om_describe_allocation(om_buf *out, const om_allocation *a, const om_profile *p) {
+static void describe_active(om_buf *out, const om_allocation *a, double bandwidth_bytes_s) {
+    char size[32], rate[32];
+    om_buf_printf(out, "Reads %s (%lld bytes) of weights per token",
+                  om_format_bytes(size, (double) a->active_bytes, false),
+                  (long long) a->active_bytes);
+    if (a->max_active_bytes > 0) {
+        om_buf_printf(out, ", limit %lld bytes", (long long) a->max_active_bytes);
+    }
+    if (bandwidth_bytes_s > 0.0 && a->active_bytes > 0) {
+        om_buf_printf(out, "; at %s/s at most %.4g tokens per second (weights alone, a ceiling)",
+                      om_format_bytes(rate, bandwidth_bytes_s, false),
+                      bandwidth_bytes_s / (double) a->active_bytes);
+    }
+    om_buf_puts(out, "\n");
+}
+
+/* The costs of single experts are kept in F32, so equal plans differ by rounding: that is no cost.
+ */
+static double projection_nats(const om_projection *p) {
+    const double nats = p->stack_nats - p->per_expert_nats;
+    return fabs(nats) > 1e-6 * p->stack_nats ? nats : 0.0;
+}
+
+void om_describe_projection(om_buf *out, const om_projection *p) {
+    char size[32], stacks[32];
+    if (p->others == NULL) {
+        om_buf_puts(out, "Every tensor begins in its smallest type: the budget takes no more\n");
+        return;
+    }
+    om_buf_puts(out, "Experts by cluster:");
+    for (int c = 0; c < OM_EXPERT_CLUSTERS; c++) {
+        om_buf_printf(out, "%s %d in %s", c > 0 ? "," : "", p->n_experts[c], p->precision[c]->name);
+    }
+    om_buf_printf(out, "; all other tensors in %s\n", p->others->name);
+    om_buf_printf(out,
+                  "That is %s and %.4g nats with a type per expert%s; with one per stack, %s and "
+                  "%.4g nats: the projection costs %.4g nats and %lld bytes\n",
+                  om_format_bytes(size, (double) p->per_expert_bytes, false), p->per_expert_nats,
+                  p->measured ? "" : " (estimated from traces)",
+                  om_format_bytes(stacks, (double) p->stack_bytes, false), p->stack_nats,
+                  projection_nats(p), (long long) (p->stack_bytes - p->per_expert_bytes));
+    om_buf_puts(out,
+                "What the budget leaves is then filled up, the most sensitive stack first\n\n");
+}
+
+om_json *om_projection_json(const om_projection *p) {
+    om_json *doc = om_json_object(), *clusters = om_json_array();
+    for (int c = 0; c < OM_EXPERT_CLUSTERS && p->others != NULL; c++) {
+        om_json *cluster = om_json_object();
+        om_json_set_str(cluster, "type", p->precision[c]->name);
+        om_json_set_i64(cluster, "experts", p->n_experts[c]);
+        om_json_push(clusters, cluster);
+    }
+    om_json_set(doc, "clusters", clusters);
+    if (p->others != NULL) {
+        om_json_set_str(doc, "others", p->others->name);
+    }
+    om_json_set_i64(doc, "per_expert_bytes", p->per_expert_bytes);
+    om_json_set_f64(doc, "per_expert_nats", p->per_expert_nats);
+    om_json_set_i64(doc, "stack_bytes", p->stack_bytes);
+    om_json_set_f64(doc, "stack_nats", p->stack_nats);
+    om_json_set_f64(doc, "cost_nats", projection_nats(p));
+    om_json_set_bool(doc, "measured", p->measured);
+    return doc;
+}
+
+void om_describe_allocation(om_buf *out, const om_allocation *a, const om_profile *p,
+                            double bandwidth_bytes_s) {
     char size[32], limit[32];
     om_buf_printf(out, "Plan %s: %s (%lld bytes), %.3f bits per weight, predicted loss %.4g nats\n",
                   a->plan, om_format_bytes(size, (double) a->bytes, false), (long long) a->bytes,
@@ -110,6 +178,7 @@ void om_describe_allocation(om_buf *out, const om_allocation *a, const om_profil
                       om_format_bytes(limit, (double) a->budget_bytes, false),
                       (long long) a->budget_bytes, (long long) (a->budget_bytes - a->bytes));
     }
+    describe_active(out, a, bandwidth_bytes_s);
     if (strcmp(a->plan, "optimal") == 0) {
         if (a->solver.gap < 1e-9) {
             om_buf_printf(out, "Proven optimal in %.2f s\n", a->solver.seconds);
@@ -123,7 +192,8 @@ void om_describe_allocation(om_buf *out, const om_allocation *a, const om_profil
     describe_costliest(out, a, p);
 }
 
-void om_describe_json(om_json *doc, const om_allocation *a, const om_profile *p) {
+void om_describe_json(om_json *doc, const om_allocation *a, const om_profile *p,
+                      double bandwidth_bytes_s) {
     type_row rows[MAX_ROWS];
     int at[N_COSTLIEST];
     om_json *types = om_json_array(), *costliest = om_json_array();
@@ -149,17 +219,22 @@ void om_describe_json(om_json *doc, const om_allocation *a, const om_profile *p)
     if (a->budget_bytes > 0) {
         om_json_set_i64(doc, "slack_bytes", a->budget_bytes - a->bytes);
     }
+    if (bandwidth_bytes_s > 0.0 && a->active_bytes > 0) {
+        om_json_set_f64(doc, "bandwidth_bytes_s", bandwidth_bytes_s);
+        om_json_set_f64(doc, "tok_s_ceiling", bandwidth_bytes_s / (double) a->active_bytes);
+    }
     om_json_set(doc, "types", types);
     om_json_set(doc, "costliest", costliest);
 }
 
 void om_describe_curve(om_buf *out, const om_curve_point *points, int n) {
-    char size[32];
-    om_buf_printf(out, "%-10s %12s %8s %12s\n", "", "size", "bpw", "nats");
+    char size[32], active[32];
+    om_buf_printf(out, "%-10s %12s %8s %12s %14s\n", "", "size", "bpw", "nats", "read per token");
     for (int i = 0; i < n; i++) {
         om_buf_printf(
-            out, "%-10s %12s %8.3f %12.5g\n", points[i].name != NULL ? points[i].name : "",
-            om_format_bytes(size, (double) points[i].bytes, false), points[i].bpw, points[i].nats);
+            out, "%-10s %12s %8.3f %12.5g %14s\n", points[i].name != NULL ? points[i].name : "",
+            om_format_bytes(size, (double) points[i].bytes, false), points[i].bpw, points[i].nats,
+            om_format_bytes(active, (double) points[i].active_bytes, false));
     }
 }
 
@@ -171,6 +246,7 @@ om_json *om_curve_json(const om_curve_point *points, int n) {
             om_json_set_str(point, "name", points[i].name);
         }
         om_json_set_i64(point, "bytes", points[i].bytes);
+        om_json_set_i64(point, "active_bytes", points[i].active_bytes);
         om_json_set_f64(point, "bpw", points[i].bpw);
         om_json_set_f64(point, "nats", points[i].nats);
         om_json_push(array, point);

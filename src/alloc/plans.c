@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alloc/active.h"
 #include "alloc/presets.h"
 #include "base/mem.h"
 
@@ -29,14 +30,17 @@ const om_choice *om_unit_nearest(const om_unit *unit, const om_format *format) {
     return &unit->choices[unit->n_choices - 1];
 }
 
-void om_plan_sum(int64_t *bytes, double *nats, const om_profile *p, const om_format *const *types) {
-    *bytes = om_profile_fixed_bytes(p);
-    *nats = 0.0;
+om_plan_total om_plan_sum(const om_profile *p, const om_format *const *types) {
+    const om_active active = om_active_of(p);
+    om_plan_total sum = { .bytes = om_profile_fixed_bytes(p),
+                          .active_bytes = om_active_fixed_bytes(p) };
     for (int i = 0; i < p->n_units; i++) {
         const om_choice *c = om_unit_choice(&p->units[i], types[i]);
-        *bytes += om_pad(c->bytes, p->alignment);
-        *nats += c->nats;
+        sum.bytes += om_pad(c->bytes, p->alignment);
+        sum.active_bytes += om_active_bytes(&active, i, c->bytes);
+        sum.nats += c->nats;
     }
+    return sum;
 }
 
 /* q4_K, or the better of the types with 32-weight blocks where it does not fit the rows. */
@@ -144,15 +148,13 @@ static om_status two_tier(const om_format **types, const om_profile *p, int64_t 
     const om_format *q8 = om_format_by_name("q8_0");
     ranked *order = NULL;
     double *middle = NULL;
-    int64_t bytes = 0;
-    double nats = 0.0;
     OM_TRY(rank_units(&order, &middle, p, err));
     for (int i = 0; i < p->n_units; i++) {
         const om_unit *u = order[i].unit;
         types[u - p->units] =
             middle[i] < 0.5 ? om_unit_nearest(u, q8)->format : four_bit(u)->format;
     }
-    om_plan_sum(&bytes, &nats, p, types);
+    int64_t bytes = om_plan_sum(p, types).bytes;
     for (int i = p->n_units - 1; i >= 0 && budget_bytes > 0 && bytes > budget_bytes; i--) {
         const om_unit *u = order[i].unit;
         const om_choice *now = om_unit_choice(u, types[u - p->units]), *less = four_bit(u);

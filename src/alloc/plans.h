@@ -22,8 +22,14 @@ const om_choice *om_unit_nearest(const om_unit *unit, const om_format *format);
 om_status om_plan_types(const om_format **types, const om_profile *profile, const char *plan,
                         int64_t budget_bytes, om_error *err) OM_WARN_UNUSED;
 
-/** Whole file and nats of types [n_units], each one of the unit's choices. */
-void om_plan_sum(int64_t *bytes, double *nats, const om_profile *profile,
-                 const om_format *const *types);
+/** What a type for every tensor adds up to. */
+typedef struct om_plan_total {
+    int64_t bytes;        /* of the whole file */
+    int64_t active_bytes; /* read per token (active.h) */
+    double nats;          /* summed in file order */
+} om_plan_total;
+
+/** Of types [n_units], each one of the unit's choices. */
+om_plan_total om_plan_sum(const om_profile *profile, const om_format *const *types);
 
 #endif

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alloc/active.h"
 #include "alloc/pins.h"
 #include "base/mem.h"
 
@@ -121,6 +122,7 @@ typedef struct builder {
     const om_pins *pins;
     const type_filter *filter;
     const om_problem_options *options;
+    om_active active;
 } builder;
 
 static int format_index(om_problem *p, const om_format *format) {
@@ -157,8 +159,9 @@ static om_status group_pin(const om_format **format, om_group *g, const builder 
     return OM_OK;
 }
 
-static bool group_option(om_option *out, const om_group *g, const om_profile *p,
+static bool group_option(om_option *out, const om_group *g, const builder *b,
                          const om_format *format) {
+    const om_profile *p = b->profile;
     *out = (om_option){ 0 };
     for (int m = 0; m < g->n_members; m++) {
         const om_choice *c = om_unit_choice(&p->units[g->member[m]], format);
@@ -166,6 +169,7 @@ static bool group_option(om_option *out, const om_group *g, const om_profile *p,
             return false;
         }
         out->bytes += om_pad(c->bytes, p->alignment);
+        out->active_bytes += om_active_bytes(&b->active, g->member[m], c->bytes);
         out->nats += c->nats;
     }
     return true;
@@ -182,11 +186,20 @@ static int compare_options(const void *a, const void *b) {
     return x->format - y->format;
 }
 
-/* Sorted by bytes, then nats: an option survives when it has fewer nats than all before it. */
-static int drop_dominated(om_option *options, int n) {
+static bool is_dominated(const om_option *o, const om_option *by, bool by_active) {
+    return by->nats <= o->nats && (!by_active || by->active_bytes <= o->active_bytes);
+}
+
+/* Sorted by bytes, then nats: an option survives when it has fewer nats (or, where they count,
+ * fewer active bytes) than all before it. */
+static int drop_dominated(om_option *options, int n, bool by_active) {
     int kept = 0;
     for (int i = 0; i < n; i++) {
-        if (kept == 0 || options[i].nats < options[kept - 1].nats) {
+        bool dominated = false;
+        for (int k = 0; k < kept && !dominated; k++) {
+            dominated = is_dominated(&options[i], &options[k], by_active);
+        }
+        if (!dominated) {
             options[kept++] = options[i];
         }
     }
@@ -226,7 +239,7 @@ static om_status add_options(const builder *b, om_group *g, om_error *err) {
     for (int i = 0; i < first->n_choices; i++) {
         const om_format *format = first->choices[i].format;
         bool wanted = pinned != NULL ? format == pinned : type_allowed(b->filter, format);
-        if (wanted && group_option(&options[n], g, b->profile, format)) {
+        if (wanted && group_option(&options[n], g, b, format)) {
             options[n].format = format_index(p, format);
             if (options[n].format < 0) {
                 OM_TRY(om_fail(err, OM_E_UNSUPPORTED, "more than %d types in one profile",
@@ -241,7 +254,9 @@ static om_status add_options(const builder *b, om_group *g, om_error *err) {
     qsort(options, (size_t) n, sizeof *options, compare_options);
     /* With a limit on distinct types a dominated option may still be the right one: it can spare a
      * type. */
-    g->n_options = p->n_tiers > 0 ? n : drop_dominated(options, n);
+    g->n_options = p->n_tiers > 0 || b->options->keep_dominated
+                       ? n
+                       : drop_dominated(options, n, om_problem_limits_active(p));
     p->n_options += g->n_options;
 out:
     return status;
@@ -255,6 +270,9 @@ om_status om_problem_build(om_problem *out, const om_profile *profile,
     size_t n_choices = 0;
     *out = (om_problem){ .fixed_bytes = om_profile_fixed_bytes(profile),
                          .budget_bytes = options->budget_bytes,
+                         .fixed_active_bytes = om_active_fixed_bytes(profile),
+                         .max_active_bytes =
+                             options->max_active_bytes > 0 ? options->max_active_bytes : INT64_MAX,
                          .n_tiers = options->n_tiers };
     int *partner = om_calloc((size_t) profile->n_units, sizeof *partner);
     OM_TRY(parse_types(&filter, options->types, err));
@@ -269,7 +287,7 @@ om_status om_problem_build(om_problem *out, const om_profile *profile,
     }
     find_partners(partner, profile, options->untie_gate_up);
     make_groups(out, profile, partner);
-    const builder b = { out, profile, &pins, &filter, options };
+    const builder b = { out, profile, &pins, &filter, options, om_active_of(profile) };
     for (int g = 0; g < out->n_groups; g++) {
         OM_TRY(add_options(&b, &out->groups[g], err));
     }
@@ -297,14 +315,18 @@ static int count_bits(uint64_t mask) {
 }
 
 om_choice_sum om_problem_evaluate(const om_problem *p, const int *pick) {
-    om_choice_sum sum = { .bytes = p->fixed_bytes, .valid = true };
+    om_choice_sum sum = { .bytes = p->fixed_bytes,
+                          .active_bytes = p->fixed_active_bytes,
+                          .valid = true };
     uint64_t used = 0;
     for (int g = 0; g < p->n_groups; g++) {
         if (pick[g] < 0 || pick[g] >= p->groups[g].n_options) {
-            return (om_choice_sum){ .bytes = INT64_MAX, .nats = HUGE_VAL };
+            return (
+                om_choice_sum){ .bytes = INT64_MAX, .active_bytes = INT64_MAX, .nats = HUGE_VAL };
         }
         const om_option *o = &om_problem_options_of(p, g)[pick[g]];
         sum.bytes += o->bytes;
+        sum.active_bytes += o->active_bytes;
         sum.nats += o->nats;
         used |= (uint64_t) 1 << o->format;
     }
@@ -314,6 +336,7 @@ om_choice_sum om_problem_evaluate(const om_problem *p, const int *pick) {
 
 bool om_problem_feasible(const om_problem *p, const om_choice_sum *sum) {
     return sum->valid && sum->bytes <= p->budget_bytes &&
+           sum->active_bytes <= p->max_active_bytes &&
            (p->n_tiers <= 0 || sum->n_types <= p->n_tiers);
 }
 

@@ -6,6 +6,9 @@
  * sets would be looked at in less than a second, and nearly all are cut off earlier. One binary per
  * type in the integer program, the textbook way, has a far weaker relaxation.
  *
+ * A limit on active bytes is priced into the relaxation (om_relax_run_priced), and its row goes to
+ * HiGHS with the core.
+ *
  * A leaf is a plain multiple-choice knapsack. What its relaxation cannot rule out (reduced cost
  * below the distance between bound and best answer, docs/method.md eq. 10a) is the core, typically
  * a few dozen options, and goes to HiGHS. The answer is evaluated in integers and in our own sum
@@ -53,12 +56,6 @@ static double cutoff(const search *s) {
     return s->best_sum.nats * (1.0 - s->tolerance); /* infinite before the first answer */
 }
 
-static void run(search *s, om_relax *r, uint64_t allowed) {
-    om_relax_run(r, allowed);
-    s->work += s->p->n_options;
-    s->n_sets++;
-}
-
 /* Accept an answer only by exact evaluation, and only when it is better. */
 static void offer(search *s, const int *pick) {
     om_choice_sum sum = om_problem_evaluate(s->p, pick);
@@ -66,6 +63,16 @@ static void offer(search *s, const int *pick) {
         s->best_sum = sum;
         memcpy(s->best, pick, (size_t) s->p->n_groups * sizeof *pick);
     }
+}
+
+static void offer_priced(void *ctx, const int *pick) {
+    offer(ctx, pick);
+}
+
+static void run(search *s, om_relax *r, uint64_t allowed) {
+    s->work +=
+        (int64_t) om_relax_run_priced(r, allowed, cutoff(s), offer_priced, s) * s->p->n_options;
+    s->n_sets++;
 }
 
 /* ---- the core of a leaf -----------------------------------------------------------------------
@@ -82,6 +89,7 @@ typedef struct leaf {
 static void leaf_release(leaf *l) {
     om_free(l->core.first);
     om_free(l->core.bytes);
+    om_free(l->core.active_bytes);
     om_free(l->core.cost);
     om_free(l->option);
     om_free(l->start);
@@ -93,16 +101,36 @@ static om_status leaf_alloc(leaf *l, const om_problem *p, om_error *err) {
     size_t n = (size_t) p->n_options, groups = (size_t) p->n_groups;
     l->core.first = om_calloc(groups + 1, sizeof *l->core.first);
     l->core.bytes = om_calloc(n, sizeof *l->core.bytes);
+    l->core.active_bytes =
+        om_problem_limits_active(p) ? om_calloc(n, sizeof *l->core.active_bytes) : NULL;
     l->core.cost = om_calloc(n, sizeof *l->core.cost);
     l->option = om_calloc(n, sizeof *l->option);
     l->start = om_calloc(groups, sizeof *l->start);
     l->pick = om_calloc(groups, sizeof *l->pick);
     l->full = om_calloc(groups, sizeof *l->full);
     if (l->core.first == NULL || l->core.bytes == NULL || l->core.cost == NULL ||
-        l->option == NULL || l->start == NULL || l->pick == NULL || l->full == NULL) {
+        (l->core.active_bytes == NULL && om_problem_limits_active(p)) || l->option == NULL ||
+        l->start == NULL || l->pick == NULL || l->full == NULL) {
         return om_fail_nomem(err, n * sizeof *l->core.cost);
     }
     return OM_OK;
+}
+
+/* Nats with all bytes paid for. */
+static double priced(const om_relax *r, const om_option *o) {
+    return o->nats + r->lambda * (double) o->bytes + r->mu * (double) o->active_bytes;
+}
+
+/* Make the active bytes of the items [begin, end) relative to their smallest. */
+static void shift_active(leaf *l, int begin, int end) {
+    int64_t smallest = INT64_MAX;
+    for (int i = begin; i < end; i++) {
+        smallest = l->core.active_bytes[i] < smallest ? l->core.active_bytes[i] : smallest;
+    }
+    for (int i = begin; i < end; i++) {
+        l->core.active_bytes[i] -= smallest;
+    }
+    l->core.active_capacity -= end > begin ? smallest : 0;
 }
 
 /* Items of one group that the bound cannot rule out; costs relative to the cheapest. Returns the
@@ -110,24 +138,26 @@ static om_status leaf_alloc(leaf *l, const om_problem *p, om_error *err) {
 static int add_group(leaf *l, const search *s, int g, uint64_t allowed, double limit) {
     const om_option *options = om_problem_options_of(s->p, g);
     const int n = s->p->groups[g].n_options;
-    const double lambda = s->relax.lambda;
     const int begin = l->core.first[l->core.n_groups];
     int end = begin;
     double cheapest = HUGE_VAL;
     int64_t smallest = INT64_MAX;
     for (int j = 0; j < n; j++) {
-        double cost = options[j].nats + lambda * (double) options[j].bytes;
+        double cost = priced(&s->relax, &options[j]);
         if (((allowed >> options[j].format) & 1) != 0 && cost < cheapest) {
             cheapest = cost;
         }
     }
     for (int j = 0; j < n; j++) {
-        double cost = options[j].nats + lambda * (double) options[j].bytes - cheapest;
+        double cost = priced(&s->relax, &options[j]) - cheapest;
         if (((allowed >> options[j].format) & 1) == 0 || cost > limit) {
             continue;
         }
         l->option[end] = j;
         l->core.cost[end] = cost;
+        if (l->core.active_bytes != NULL) {
+            l->core.active_bytes[end] = options[j].active_bytes;
+        }
         l->core.bytes[end++] = options[j].bytes;
         smallest = options[j].bytes < smallest ? options[j].bytes : smallest;
     }
@@ -135,6 +165,9 @@ static int add_group(leaf *l, const search *s, int g, uint64_t allowed, double l
         l->core.bytes[i] -= smallest;
     }
     l->core.capacity -= end > begin ? smallest : 0;
+    if (l->core.active_bytes != NULL) {
+        shift_active(l, begin, end);
+    }
     l->core.first[++l->core.n_groups] = end;
     return end - begin;
 }
@@ -153,9 +186,11 @@ static void build_core(leaf *l, const search *s, uint64_t allowed, double limit)
     l->core.n_groups = 0;
     l->core.capacity = s->relax.budget_bytes - s->p->fixed_bytes;
     l->core.slack_cost = s->relax.lambda;
+    l->core.active_capacity = s->p->max_active_bytes - s->p->fixed_active_bytes;
+    l->core.active_slack_cost = s->relax.mu;
     l->core.limit = limit;
-    l->core.tolerance = s->tolerance * s->best_sum.nats;
-    l->core.start = l->start;
+    l->core.tolerance = s->tolerance * (s->best_sum.valid ? s->best_sum.nats : s->relax.bound);
+    l->core.start = s->best_sum.valid ? l->start : NULL;
     for (int g = 0; g < s->p->n_groups; g++) {
         (void) add_group(l, s, g, allowed, limit);
         int item = find_item(l, g, s->best[g]);
@@ -184,6 +219,9 @@ static bool shrink_core(om_core *core, leaf *l, int *kept) {
         for (int i = begin; i < end; i++, items++) {
             core->bytes[items] = core->bytes[i];
             core->cost[items] = core->cost[i];
+            if (core->active_bytes != NULL) {
+                core->active_bytes[items] = core->active_bytes[i];
+            }
             l->option[items] = l->option[i];
         }
     }
@@ -192,27 +230,58 @@ static bool shrink_core(om_core *core, leaf *l, int *kept) {
     return true;
 }
 
+/* No answer has more nats than this. */
+static double most_nats(const search *s) {
+    double sum = 0.0;
+    for (int g = 0; g < s->p->n_groups; g++) {
+        double most = 0.0;
+        for (int j = 0; j < s->p->groups[g].n_options; j++) {
+            most = fmax(most, om_problem_options_of(s->p, g)[j].nats);
+        }
+        sum += most;
+    }
+    return sum;
+}
+
+/* HiGHS's answer, as a choice of the whole problem; kept: the core's groups. */
+static om_status take_answer(search *s, leaf *l, const int *kept, om_error *err) {
+    for (int i = 0; i < l->core.n_groups; i++) {
+        l->full[kept[i]] = l->option[l->core.first[i] + l->pick[i]];
+    }
+    om_choice_sum sum = om_problem_evaluate(s->p, l->full);
+    if (sum.valid && sum.active_bytes > s->p->max_active_bytes && sum.bytes <= s->p->budget_bytes) {
+        s->stopped = true; /* by less than its tolerance on a row of huge numbers: not proven */
+        return OM_OK;
+    }
+    if (!om_problem_feasible(s->p, &sum)) {
+        return om_fail(err, OM_E_INTERNAL, "HiGHS's answer has %lld bytes, %lld are allowed",
+                       (long long) sum.bytes, (long long) s->p->budget_bytes);
+    }
+    offer(s, l->full);
+    return OM_OK;
+}
+
 /* Exact answer of one set of types whose relaxation is in s->relax. */
-static om_status solve_leaf(search *s, uint64_t allowed, om_error *err) {
+static om_status solve_core(search *s, uint64_t allowed, om_error *err) {
     om_status status = OM_OK;
     leaf l = { 0 };
     om_core_result result = { 0 };
     const double bound = s->relax.bound;
+    const double known = s->best_sum.valid ? s->best_sum.nats : most_nats(s);
     int *kept = NULL;
-    if (s->relax.lambda <= 0.0 || bound >= cutoff(s)) {
-        s->best_bound = fmin(s->best_bound, bound);
-        return OM_OK;
-    }
     OM_TRY(leaf_alloc(&l, s->p, err));
     kept = om_calloc((size_t) s->p->n_groups, sizeof *kept);
     if (kept == NULL) {
         OM_TRY(om_fail_nomem(err, (size_t) s->p->n_groups * sizeof *kept));
     }
-    build_core(&l, s, allowed, (s->best_sum.nats - bound) * (1.0 + 1e-9));
+    const double limit = (known - bound) * (1.0 + 1e-9);
+    build_core(&l, s, allowed, limit > 0.0 ? limit : 1.0);
     for (int g = 0; g < s->p->n_groups; g++) {
         l.full[g] = l.core.first[g] < l.core.first[g + 1] ? l.option[l.core.first[g]] : -1;
     }
-    if (!shrink_core(&l.core, &l, kept) || l.core.n_groups == 0) {
+    if (!shrink_core(&l.core, &l, kept) || l.core.n_groups == 0 || l.core.capacity < 0 ||
+        l.core.active_capacity < 0) {
+        offer(s, l.full);
         s->best_bound = fmin(s->best_bound, s->best_sum.nats);
         goto out;
     }
@@ -221,19 +290,27 @@ static om_status solve_leaf(search *s, uint64_t allowed, om_error *err) {
     s->best_bound = fmin(s->best_bound, bound + result.bound);
     s->stopped |= !result.proven;
     if (result.found) {
-        for (int i = 0; i < l.core.n_groups; i++) {
-            l.full[kept[i]] = l.option[l.core.first[i] + l.pick[i]];
-        }
-        om_choice_sum sum = om_problem_evaluate(s->p, l.full);
-        if (!om_problem_feasible(s->p, &sum)) {
-            OM_TRY(om_fail(err, OM_E_INTERNAL, "HiGHS's answer has %lld bytes, %lld are allowed",
-                           (long long) sum.bytes, (long long) s->p->budget_bytes));
-        }
-        offer(s, l.full);
+        OM_TRY(take_answer(s, &l, kept, err));
     }
 out:
     om_free(kept);
     leaf_release(&l);
+    return status;
+}
+
+static om_status solve_leaf(search *s, uint64_t allowed, om_error *err) {
+    om_status status = OM_OK;
+    const bool limited = om_problem_limits_active(s->p);
+    if ((s->relax.lambda <= 0.0 && !limited) || s->relax.bound >= cutoff(s)) {
+        s->best_bound = fmin(s->best_bound, s->relax.bound);
+        return OM_OK;
+    }
+    const bool had_answer = s->best_sum.valid;
+    OM_TRY(solve_core(s, allowed, err));
+    if (!had_answer && s->best_sum.valid) {
+        OM_TRY(solve_core(s, allowed, err)); /* once more with a core that fits the answer */
+    }
+out:
     return status;
 }
 
@@ -411,24 +488,37 @@ out:
     return status;
 }
 
-/* The same search with bytes for nats and no budget. */
-om_status om_problem_smallest(int *pick, om_choice_sum *out, const om_problem *p, const om_env *env,
-                              om_error *err) {
+/* The same search with bytes or active bytes for nats, and no limit on active bytes. */
+static om_status minimise_bytes(int *pick, om_choice_sum *out, const om_problem *p,
+                                int64_t budget_bytes, bool active, const om_env *env,
+                                om_error *err) {
     om_status status = OM_OK;
     om_solution solution = { 0 };
     om_problem by_bytes = *p;
-    by_bytes.budget_bytes = INT64_MAX;
+    by_bytes.budget_bytes = budget_bytes;
+    by_bytes.max_active_bytes = INT64_MAX;
     by_bytes.options = om_calloc((size_t) p->n_options, sizeof *p->options);
     if (by_bytes.options == NULL) {
         OM_TRY(om_fail_nomem(err, (size_t) p->n_options * sizeof *p->options));
     }
     for (int i = 0; i < p->n_options; i++) {
-        by_bytes.options[i] = p->options[i];
-        by_bytes.options[i].nats = (double) p->options[i].bytes;
+        const om_option *o = &p->options[i];
+        by_bytes.options[i] = *o;
+        by_bytes.options[i].nats = (double) (active ? o->active_bytes : o->bytes);
     }
     OM_TRY(om_problem_solve(pick, &solution, &by_bytes, 1e-15, env, err));
     *out = om_problem_evaluate(p, pick);
 out:
     om_free(by_bytes.options);
     return status;
+}
+
+om_status om_problem_smallest(int *pick, om_choice_sum *out, const om_problem *p, const om_env *env,
+                              om_error *err) {
+    return minimise_bytes(pick, out, p, INT64_MAX, false, env, err);
+}
+
+om_status om_problem_least_active(int *pick, om_choice_sum *out, const om_problem *p,
+                                  const om_env *env, om_error *err) {
+    return minimise_bytes(pick, out, p, p->budget_bytes, true, env, err);
 }

@@ -1,4 +1,5 @@
-/* The best choice of a problem: relaxation, search over sets of types, HiGHS for what is left. */
+/* The best choice of a problem: relaxation, search over sets of types, HiGHS for what is left. One
+ * limit (bytes of the file) or two (bytes read per token as well). */
 #ifndef OM_ALLOC_SEARCH_H
 #define OM_ALLOC_SEARCH_H
 
@@ -20,9 +21,14 @@ typedef struct om_solution {
 om_status om_problem_solve(int *pick, om_solution *out, const om_problem *p, double tolerance,
                            const om_env *env, om_error *err) OM_WARN_UNUSED;
 
-/** The smallest file any choice gives, tiers included; the budget is ignored. pick [n_groups].
- * Errors: OM_E_INFEASIBLE when no choice satisfies the tier limit. */
+/** The smallest file any choice gives, tiers included; the budget and the limit on active bytes
+ * are ignored. pick [n_groups]. Errors: OM_E_INFEASIBLE when no choice satisfies the tier limit. */
 om_status om_problem_smallest(int *pick, om_choice_sum *out, const om_problem *p, const om_env *env,
                               om_error *err) OM_WARN_UNUSED;
+
+/** The fewest active bytes of any choice within the budget, tiers included; the limit on active
+ * bytes is ignored. pick [n_groups]. Errors: OM_E_INFEASIBLE when nothing fits the budget. */
+om_status om_problem_least_active(int *pick, om_choice_sum *out, const om_problem *p,
+                                  const om_env *env, om_error *err) OM_WARN_UNUSED;
 
 #endif

@@ -6,11 +6,12 @@
  *   sum_j x_gj = 1                                    per group
  *   sum bytes_gj x_gj / unit + s = capacity / unit + 1/2
  *
- * where unit is the greatest common divisor of all byte counts, so that the coefficients are small
- * integers, and the half makes the tolerance of a floating-point solver harmless: no integer point
- * lies between the capacity and half a unit more. Costs are reduced costs (docs/method.md eq. 10a),
- * scaled so that the limit is 1000: HiGHS's absolute tolerances then mean the same whether the
- * model loses 10 nats or 1e-6.
+ * (and the same row with a slack of its own for active bytes, where they are limited) where unit is
+ * the greatest common divisor of all byte counts, so that the coefficients are small integers, and
+ * the half makes the tolerance of a floating-point solver harmless: no integer point lies between
+ * the capacity and half a unit more. Costs are reduced costs (docs/method.md eq. 10a), scaled so
+ * that the limit is 1000: HiGHS's absolute tolerances then mean the same whether the model loses 10
+ * nats or 1e-6.
  *
  * HiGHS reports a call status and a model status; both are looked at.
  */
@@ -31,8 +32,23 @@
 static const double cost_scale = 1000.0;
 static const double max_row_value = 1e4;
 
-/* Column j < n_items is an item, column n_items the slack; rows are the groups, then the bytes. */
+enum { MAX_LIMITS = 2 };
+
+/* One limited sum: a row and its slack. */
+typedef struct limit_row {
+    const int64_t *bytes; /* [n_items] */
+    int64_t capacity, unit;
+    double slack_cost;
+    double full;  /* capacity in units, with the half */
+    double scale; /* of the row */
+    double slack; /* upper bound of the slack in units: its column counts in this */
+} limit_row;
+
+/* Column j < n_items is an item, the columns after it are the slacks; rows are the groups, then the
+ * limits. */
 typedef struct mip {
+    limit_row limits[MAX_LIMITS];
+    int n_limits;
     HighsInt n_cols, n_rows, n_nz;
     double *cost, *lower, *upper;       /* [n_cols] */
     double *row_lower, *row_upper;      /* [n_rows] */
@@ -54,17 +70,20 @@ static void mip_release(mip *m) {
 }
 
 static om_status mip_alloc(mip *m, const om_core *core, om_error *err) {
-    size_t n = (size_t) core->first[core->n_groups] + 1, rows = (size_t) core->n_groups + 1;
-    *m = (mip){ .n_cols = (HighsInt) n, .n_rows = (HighsInt) rows };
+    const size_t limits = core->active_bytes != NULL ? 2 : 1;
+    const size_t n = (size_t) core->first[core->n_groups] + limits;
+    const size_t rows = (size_t) core->n_groups + limits;
+    const size_t n_nz = (1 + limits) * n;
+    *m = (mip){ .n_limits = (int) limits, .n_cols = (HighsInt) n, .n_rows = (HighsInt) rows };
     m->cost = om_calloc(n, sizeof *m->cost);
     m->lower = om_calloc(n, sizeof *m->lower);
     m->upper = om_calloc(n, sizeof *m->upper);
     m->row_lower = om_calloc(rows, sizeof *m->row_lower);
     m->row_upper = om_calloc(rows, sizeof *m->row_upper);
     m->start = om_calloc(n + 1, sizeof *m->start);
-    m->index = om_calloc(2 * n, sizeof *m->index);
+    m->index = om_calloc(n_nz, sizeof *m->index);
     m->integral = om_calloc(n, sizeof *m->integral);
-    m->value = om_calloc(2 * n, sizeof *m->value);
+    m->value = om_calloc(n_nz, sizeof *m->value);
     m->x = om_calloc(n, sizeof *m->x);
     if (m->cost == NULL || m->lower == NULL || m->upper == NULL || m->row_lower == NULL ||
         m->row_upper == NULL || m->start == NULL || m->index == NULL || m->integral == NULL ||
@@ -83,12 +102,41 @@ static int64_t gcd(int64_t a, int64_t b) {
     return a;
 }
 
-static int64_t common_unit(const om_core *core) {
+static int64_t common_unit(const int64_t *bytes, int n) {
     int64_t unit = 0;
-    for (int i = 0; i < core->first[core->n_groups]; i++) {
-        unit = gcd(unit, core->bytes[i]);
+    for (int i = 0; i < n; i++) {
+        unit = gcd(unit, bytes[i]);
     }
     return unit > 0 ? unit : 1;
+}
+
+/* More than the largest items together need is as good as no limit, and keeps the numbers small. */
+static int64_t useful_capacity(const om_core *core, const int64_t *bytes, int64_t capacity) {
+    int64_t sum = 0;
+    for (int g = 0; g < core->n_groups; g++) {
+        int64_t most = 0;
+        for (int i = core->first[g]; i < core->first[g + 1]; i++) {
+            most = bytes[i] > most ? bytes[i] : most;
+        }
+        sum += most;
+    }
+    return sum < capacity ? sum : capacity;
+}
+
+static limit_row make_limit(const om_core *core, const int64_t *bytes, int64_t capacity,
+                            double slack_cost) {
+    limit_row r = { .bytes = bytes, .capacity = capacity, .slack_cost = slack_cost };
+    if (!(slack_cost > 0.0)) {
+        r.capacity = useful_capacity(core, bytes, capacity);
+    }
+    r.unit = common_unit(bytes, core->first[core->n_groups]);
+    r.full = (double) (r.capacity / r.unit) + 0.5;
+    r.scale = r.full > max_row_value ? max_row_value / r.full : 1.0;
+    r.slack = r.full;
+    if (slack_cost > 0.0) {
+        r.slack = fmin(core->limit / slack_cost / (double) r.unit + 1.0, r.full);
+    }
+    return r;
 }
 
 static void add_entry(mip *m, HighsInt row, double value) {
@@ -98,10 +146,12 @@ static void add_entry(mip *m, HighsInt row, double value) {
 
 static void mip_fill(mip *m, const om_core *core) {
     const int n_items = core->first[core->n_groups];
-    const int64_t unit = common_unit(core);
-    const double capacity = (double) (core->capacity / unit) + 0.5;
-    const double row = capacity > max_row_value ? max_row_value / capacity : 1.0;
     const double cost = cost_scale / core->limit;
+    m->limits[0] = make_limit(core, core->bytes, core->capacity, core->slack_cost);
+    if (m->n_limits == 2) {
+        m->limits[1] =
+            make_limit(core, core->active_bytes, core->active_capacity, core->active_slack_cost);
+    }
     for (int g = 0; g < core->n_groups; g++) {
         m->row_lower[g] = m->row_upper[g] = 1.0;
         for (int i = core->first[g]; i < core->first[g + 1]; i++) {
@@ -110,20 +160,26 @@ static void mip_fill(mip *m, const om_core *core) {
             m->integral[i] = kHighsVarTypeInteger;
             m->start[i] = m->n_nz;
             add_entry(m, g, 1.0);
-            if (core->bytes[i] > 0) {
-                add_entry(m, core->n_groups, (double) (core->bytes[i] / unit) * row);
+            for (int k = 0; k < m->n_limits; k++) {
+                const limit_row *r = &m->limits[k];
+                if (r->bytes[i] > 0) {
+                    add_entry(m, core->n_groups + k, (double) (r->bytes[i] / r->unit) * r->scale);
+                }
             }
         }
     }
     /* The slack in units of its own upper bound: coefficient and cost stay in range. */
-    double slack = fmin(core->limit / core->slack_cost / (double) unit + 1.0, capacity);
-    m->row_lower[core->n_groups] = m->row_upper[core->n_groups] = capacity * row;
-    m->cost[n_items] = core->slack_cost * (double) unit * slack * cost;
-    m->upper[n_items] = 1.0;
-    m->integral[n_items] = kHighsVarTypeContinuous;
-    m->start[n_items] = m->n_nz;
-    add_entry(m, core->n_groups, slack * row);
-    m->start[n_items + 1] = m->n_nz;
+    for (int k = 0; k < m->n_limits; k++) {
+        const limit_row *r = &m->limits[k];
+        const int row = core->n_groups + k, column = n_items + k;
+        m->row_lower[row] = m->row_upper[row] = r->full * r->scale;
+        m->cost[column] = r->slack_cost * (double) r->unit * r->slack * cost;
+        m->upper[column] = 1.0;
+        m->integral[column] = kHighsVarTypeContinuous;
+        m->start[column] = m->n_nz;
+        add_entry(m, row, r->slack * r->scale);
+    }
+    m->start[m->n_cols] = m->n_nz;
 }
 
 static HighsInt set_options(void *highs, const om_core *core) {
@@ -142,17 +198,20 @@ static HighsInt set_options(void *highs, const om_core *core) {
 }
 
 static HighsInt set_start(void *highs, mip *m, const om_core *core) {
-    int64_t bytes = 0;
+    const int n_items = core->first[core->n_groups];
+    int64_t bytes[MAX_LIMITS] = { 0 };
     for (int g = 0; g < core->n_groups; g++) {
         int i = core->first[g] + core->start[g];
         m->x[i] = 1.0;
-        bytes += core->bytes[i];
+        for (int k = 0; k < m->n_limits; k++) {
+            bytes[k] += m->limits[k].bytes[i];
+        }
     }
-    HighsInt s = m->n_cols - 1;
-    double row =
-        m->row_upper[core->n_groups] / ((double) (core->capacity / common_unit(core)) + 0.5);
-    double left = m->row_upper[core->n_groups] - (double) (bytes / common_unit(core)) * row;
-    m->x[s] = left / m->value[m->start[s]];
+    for (int k = 0; k < m->n_limits; k++) {
+        const limit_row *r = &m->limits[k];
+        double left = r->full * r->scale - (double) (bytes[k] / r->unit) * r->scale;
+        m->x[n_items + k] = left / m->value[m->start[n_items + k]];
+    }
     return Highs_setSolution(highs, m->x, NULL, NULL, NULL);
 }
 
@@ -196,8 +255,12 @@ static om_status read_result(int *pick, om_core_result *result, void *highs, mip
     }
     /* The program's slack counts from half a unit above the last full one, the caller's from the
      * capacity. */
-    double rest = (double) (core->capacity % common_unit(core)) - 0.5 * (double) common_unit(core);
-    result->bound = dual * core->limit / cost_scale + core->slack_cost * rest;
+    result->bound = dual * core->limit / cost_scale;
+    for (int k = 0; k < m->n_limits; k++) {
+        const limit_row *r = &m->limits[k];
+        double rest = (double) (r->capacity % r->unit) - 0.5 * (double) r->unit;
+        result->bound += r->slack_cost * rest;
+    }
     result->proven = model == kHighsModelStatusOptimal;
     result->found = primal == kHighsSolutionStatusFeasible && read_pick(pick, m, core);
     if (result->proven && !result->found) {

@@ -8,17 +8,21 @@
 #include "base/error.h"
 
 /** minimise   sum cost[choice] + slack_cost * slack
- *  subject to one item per group, sum bytes[choice] + slack = capacity, 0 <= slack. */
+ *  subject to one item per group, sum bytes[choice] + slack = capacity, 0 <= slack;
+ *  with active_bytes a second such row and slack. */
 typedef struct om_core {
     int n_groups;
     int *first;     /* [n_groups + 1] first item of each group */
     int64_t *bytes; /* [n_items] >= 0, the smallest of each group 0 */
     double *cost;   /* [n_items] >= 0 */
     int64_t capacity;
-    double slack_cost; /* > 0 */
-    double limit;      /* answers above it are of no interest; > 0 */
-    double tolerance;  /* absolute gap at which to stop */
-    const int *start;  /* [n_groups] an answer to begin with; NULL: none */
+    double slack_cost;     /* > 0; with active_bytes also 0 */
+    int64_t *active_bytes; /* [n_items] as bytes; NULL: no second row */
+    int64_t active_capacity;
+    double active_slack_cost; /* >= 0 */
+    double limit;             /* answers above it are of no interest; > 0 */
+    double tolerance;         /* absolute gap at which to stop */
+    const int *start;         /* [n_groups] an answer to begin with; NULL: none */
 } om_core;
 
 typedef struct om_core_result {

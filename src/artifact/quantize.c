@@ -41,25 +41,6 @@ out:
     return status;
 }
 
-/* A path written into allocation.json: as it is, or beside allocation.json when the folder has
- * moved. Owned; NULL: neither exists. The hash decides whether it is the right file. */
-static char *find_beside(const char *path, const char *allocation) {
-    if (om_file_exists(path)) {
-        return om_strdup(path);
-    }
-    const char *base = strrchr(path, '/');
-    const char *slash = strrchr(allocation, '/');
-    char *dir =
-        slash == NULL ? om_strdup(".") : om_strndup(allocation, (size_t) (slash - allocation) + 1);
-    char *found = dir == NULL ? NULL : om_path_join(dir, base == NULL ? path : base + 1);
-    om_free(dir);
-    if (found != NULL && !om_file_exists(found)) {
-        om_free(found);
-        found = NULL;
-    }
-    return found;
-}
-
 static om_status check_stats(const om_stats *s, const char *path, const om_allocation *a,
                              bool explicit_path, const om_env *env, om_error *err) {
     if (s->model_sha256[0] != '\0' && strcmp(s->model_sha256, a->model_sha256) != 0) {
@@ -93,7 +74,8 @@ static om_status load_stats(om_stats **out, char **path, const om_quantize_optio
             s->tokens = 0; /* Fisher marginals of another model say nothing about this one */
         }
     } else if (o->stats != NULL || a->stats_path[0] != '\0') {
-        *path = o->stats != NULL ? om_strdup(o->stats) : find_beside(a->stats_path, o->allocation);
+        *path = o->stats != NULL ? om_strdup(o->stats)
+                                 : om_path_find_beside(a->stats_path, o->allocation);
         if (*path == NULL) {
             OM_TRY(om_fail(err, OM_E_IO,
                            "%s: the statistics that the allocation names are gone: give --stats "

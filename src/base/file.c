@@ -624,3 +624,20 @@ char *om_path_join(const char *dir, const char *name) {
     om_buf_puts(&b, name);
     return om_buf_take(&b);
 }
+
+char *om_path_find_beside(const char *path, const char *document) {
+    if (om_file_exists(path)) {
+        return om_strdup(path);
+    }
+    const char *base = strrchr(path, '/');
+    const char *slash = strrchr(document, '/');
+    char *dir =
+        slash == NULL ? om_strdup(".") : om_strndup(document, (size_t) (slash - document) + 1);
+    char *found = dir == NULL ? NULL : om_path_join(dir, base == NULL ? path : base + 1);
+    om_free(dir);
+    if (found != NULL && !om_file_exists(found)) {
+        om_free(found);
+        found = NULL;
+    }
+    return found;
+}

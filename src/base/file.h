@@ -78,5 +78,8 @@ int64_t om_disk_free(const char *path);
 om_status om_mkdirs(const char *path, om_error *err) OM_WARN_UNUSED;
 /** Owned: dir + "/" + name (om_free). NULL when memory is short. */
 char *om_path_join(const char *dir, const char *name);
+/** A path written into the file `document`: as it is, or beside the document when the folder has
+ * moved. Owned; NULL: neither exists. A hash decides whether it is the right file. */
+char *om_path_find_beside(const char *path, const char *document);
 
 #endif

@@ -16,12 +16,20 @@ static const om_opt options[] = {
       .offset = offsetof(args, o.profile),
       .help = "profile.json of the model" },
     OM_BUDGET_OPTIONS(args),
+    OM_ACTIVE_OPTIONS(args),
     { .name = "out",
       .letter = 'o',
       .kind = OM_OPT_STR,
       .offset = offsetof(args, o.out),
       .metavar = "FILE",
       .help = "allocation.json to write (default: only print the result)" },
+    { .name = "method",
+      .kind = OM_OPT_STR,
+      .offset = offsetof(args, o.method),
+      .metavar = "NAME",
+      .choices = "optimal|mopeq|frequency",
+      .help = "how to choose: the integer program (default), or baselines for mixtures of experts: "
+              "by Fisher trace (MoPEQ) or by tokens per expert" },
     { .name = "plan",
       .kind = OM_OPT_STR,
       .offset = offsetof(args, o.plan),
@@ -67,7 +75,8 @@ static om_status run(om_result *out, void *p, const om_env *env, om_error *err) 
     args *a = p;
     om_status status = OM_OK;
     /* presets and uniform plans set their own size, and a curve shows all sizes */
-    const bool required = a->o.plan == NULL && !a->o.sweep;
+    const bool limited = a->o.max_active_bytes > 0 || a->o.min_tok_s > 0.0;
+    const bool required = a->o.plan == NULL && !a->o.sweep && !limited;
     OM_TRY(om_budget_from_args(&a->o.budget, &a->budget, required, err));
     OM_TRY(om_require_gguf(a->to, err));
     a->o.pins = a->pins.items;
@@ -81,9 +90,9 @@ const om_command om_cmd_allocate = {
     .name = "allocate",
     .summary = "choose one type per tensor under a budget",
     .details = "Solves an integer program over the profile; takes seconds and needs no model.",
-    .examples =
-        "  optimum allocate profile.json --memory 24GiB --ctx 16384 -o allocation.json\n"
-        "  optimum allocate profile.json --bpw 4.5 --tiers 4 --pin 'output\\.weight=q6_K'\n",
+    .examples = "  optimum allocate profile.json --memory 24GiB --ctx 16384 -o allocation.json\n"
+                "  optimum allocate profile.json --bpw 4.5 --tiers 4 --pin 'output\\.weight=q6_K'\n"
+                "  optimum allocate profile.json --size 20GB --min-tok-s 15 --bandwidth 100GB/s\n",
     .options = options,
     .n_options = OM_COUNT(options),
     .args_size = sizeof(args),

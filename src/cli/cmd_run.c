@@ -23,6 +23,7 @@ static const om_opt options[] = {
       .metavar = "DIR",
       .help = "folder for everything that is made; finished stages in it are kept" },
     OM_BUDGET_OPTIONS(args),
+    OM_ACTIVE_OPTIONS(args),
     { .name = "calib",
       .kind = OM_OPT_LIST,
       .offset = offsetof(args, calib),

@@ -66,6 +66,26 @@ typedef struct om_budget_args {
         .metavar = "SIZE", .help = "with --memory: kept free for the system (default 256MiB)"     \
     }
 
+/** Rows for the limit on bytes per token: arguments T hold options `o` with these three fields. */
+#define OM_ACTIVE_OPTIONS(T)                                                                       \
+    { .name = "max-active-bytes",                                                                  \
+      .kind = OM_OPT_SIZE,                                                                         \
+      .offset = offsetof(T, o.max_active_bytes),                                                   \
+      .metavar = "SIZE",                                                                           \
+      .help = "at most SIZE of weights are read per token (of a mixture only the experts used)" }, \
+        { .name = "min-tok-s",                                                                     \
+          .kind = OM_OPT_F64,                                                                      \
+          .offset = offsetof(T, o.min_tok_s),                                                      \
+          .metavar = "X",                                                                          \
+          .help =                                                                                  \
+              "the same limit: bandwidth / X, so that weights alone allow X tokens a second" },    \
+    {                                                                                              \
+        .name = "bandwidth", .kind = OM_OPT_RATE, .offset = offsetof(T, o.bandwidth_bytes_s),      \
+        .metavar = "SIZE/s",                                                                       \
+        .help = "memory bandwidth; shows the ceiling in tokens per second (default: measured "     \
+                "when --min-tok-s asks)"                                                           \
+    }
+
 /** At most one of --memory, --size, --bpw (exactly one when `required`); --ctx, --kv and --reserve
  * only with --memory. */
 om_status om_budget_from_args(om_budget *out, const om_budget_args *args, bool required,

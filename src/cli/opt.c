@@ -236,6 +236,26 @@ static om_status parse_size(int64_t *out, const om_opt *o, const char *text, om_
     return OM_OK;
 }
 
+/* "100GB/s" */
+static om_status parse_rate(double *out, const om_opt *o, const char *text, om_error *err) {
+    char size[64];
+    int64_t value = 0;
+    size_t n = strlen(text);
+    n -= n > 2 && strcmp(text + n - 2, "/s") == 0 ? 2 : 0;
+    if (n < sizeof size) {
+        memcpy(size, text, n);
+        size[n] = '\0';
+    }
+    if (n >= sizeof size || !om_parse_bytes(&value, size) || value <= 0) {
+        return om_fail(err, OM_E_ARG,
+                       "--%s: '%.64s' is not a rate above 0: expected a size per second, as in "
+                       "100GB/s",
+                       o->name, text);
+    }
+    *out = (double) value;
+    return OM_OK;
+}
+
 static om_status list_push(om_opt_list *list, const char *value, om_error *err) {
     const size_t n = (size_t) list->n + 1;
     const char **items = om_realloc((void *) list->items, n, sizeof *items);
@@ -272,6 +292,8 @@ static om_status store(void *args, const om_opt *o, const char *value, om_error 
         return parse_u64(field, o, value, err);
     case OM_OPT_SIZE:
         return parse_size(field, o, value, err);
+    case OM_OPT_RATE:
+        return parse_rate(field, o, value, err);
     case OM_OPT_F64:
         return parse_f64(field, o, value, err);
     case OM_OPT_LIST:

@@ -13,6 +13,7 @@ typedef enum om_opt_kind {
     OM_OPT_INT,  /* int in [min, max] */
     OM_OPT_U64,  /* uint64_t */
     OM_OPT_SIZE, /* int64_t bytes, more than 0; om_parse_bytes */
+    OM_OPT_RATE, /* double bytes per second, more than 0: a size, "/s" after it or not */
     OM_OPT_F64,  /* double, more than 0 and finite */
     OM_OPT_LIST, /* om_opt_list: may be repeated; also takes surplus arguments that follow it */
     OM_OPT_POSITIONAL, /* const char *, by place; `name` is what messages call it */

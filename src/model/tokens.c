@@ -165,18 +165,6 @@ out:
     return status;
 }
 
-void om_windows_spread(om_windows *w, int n) {
-    if (n >= w->n_windows) {
-        return;
-    }
-    const size_t bytes = (size_t) w->n_tokens * sizeof *w->tokens;
-    for (int i = 0; i < n; i++) {
-        const int64_t from = (int64_t) i * w->n_windows / n;
-        memmove(w->tokens + (int64_t) i * w->n_tokens, w->tokens + from * w->n_tokens, bytes);
-    }
-    w->n_windows = n;
-}
-
 void om_windows_release(om_windows *w) {
     om_free(w->tokens);
     *w = (om_windows){ 0 };

@@ -23,9 +23,6 @@ typedef struct om_windows {
 om_status om_windows_read(om_windows *out, const char *model_path, const char *const *texts,
                           int n_texts, int n_tokens, int max_windows, const om_env *env,
                           om_error *err) OM_WARN_UNUSED;
-/** Keep n windows spread evenly over the text (all when there are fewer): a text often changes its
- * kind from beginning to end. */
-void om_windows_spread(om_windows *w, int n);
 void om_windows_release(om_windows *w);
 
 #endif

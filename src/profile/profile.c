@@ -49,6 +49,9 @@ static om_status read_hparams(om_profile *p, const om_node *model, om_error *err
     OM_TRY(om_node_int(&p->hparams.n_head, &h, "n_head", 0, 1 << 20, err));
     OM_TRY(om_node_int(&p->hparams.n_head_kv, &h, "n_head_kv", 0, 1 << 20, err));
     OM_TRY(om_node_int(&p->hparams.n_expert, &h, "n_expert", 0, MAX_EXPERTS, err));
+    if (om_node_has(&h, "n_expert_used")) {
+        OM_TRY(om_node_int(&p->hparams.n_expert_used, &h, "n_expert_used", 0, MAX_EXPERTS, err));
+    }
 out:
     return status;
 }
@@ -533,6 +536,9 @@ static om_json *model_json(const om_profile *p) {
         om_json_set_i64(h, "n_head", p->hparams.n_head);
         om_json_set_i64(h, "n_head_kv", p->hparams.n_head_kv);
         om_json_set_i64(h, "n_expert", p->hparams.n_expert);
+        if (p->hparams.n_expert_used > 0) {
+            om_json_set_i64(h, "n_expert_used", p->hparams.n_expert_used);
+        }
         om_json_set(model, "hparams", h);
     }
     return model;

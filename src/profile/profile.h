@@ -62,7 +62,7 @@ typedef struct om_profile {
     /* What the presets of llama-quantize ask about the model, of layer 0; n_head 0: unknown, then
      * they are derived from the shapes */
     struct {
-        int n_layer, n_head, n_head_kv, n_expert;
+        int n_layer, n_head, n_head_kv, n_expert, n_expert_used; /* n_expert_used 0: unknown */
     } hparams;
     char sha256[65]; /* of profile.json itself, filled by om_profile_read */
 } om_profile;

@@ -183,6 +183,7 @@ static om_status describe_model(om_profile *p, const om_model *model, const om_e
     p->hparams.n_head_kv =
         (int) om_model_u64_at(model, "%s.attention.head_count_kv", 0, (uint64_t) p->hparams.n_head);
     p->hparams.n_expert = (int) om_model_u64(model, "%s.expert_count", 0);
+    p->hparams.n_expert_used = (int) om_model_u64(model, "%s.expert_used_count", 0);
     OM_TRY(om_memory_of(&p->memory, model, env, err));
 out:
     return status;

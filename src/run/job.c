@@ -146,6 +146,11 @@ static om_status check_options(const om_run_options *o, om_error *err) {
     if (o->n_windows < 0 || o->window_tokens < 0 || o->n_eval_chunks < 0 || o->n_tiers < 0) {
         return om_fail(err, OM_E_ARG, "windows, tokens, chunks and tiers must not be negative");
     }
+    if (o->max_active_bytes < 0 || o->min_tok_s < 0.0 || o->bandwidth_bytes_s < 0.0 ||
+        (o->max_active_bytes > 0 && o->min_tok_s > 0.0)) {
+        return om_fail(err, OM_E_ARG,
+                       "give --max-active-bytes or --min-tok-s, the same limit, not both");
+    }
     for (int i = 0; i < o->n_calib; i++) {
         if (!om_file_exists(o->calib[i])) {
             return om_fail(err, OM_E_IO, "no calibration text at %s", o->calib[i]);

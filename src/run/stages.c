@@ -167,6 +167,17 @@ static void key_budget(om_buf *k, const om_budget *b) {
     om_key_str(k, "kv", b->kv_type);
 }
 
+/* Nothing without a limit: keys of earlier runs stay what they were. */
+static void key_limit(om_buf *k, const om_run_options *o) {
+    if (o->max_active_bytes > 0) {
+        om_key_i64(k, "active", o->max_active_bytes);
+    }
+    if (o->min_tok_s > 0.0) {
+        om_key_f64(k, "tok_s", o->min_tok_s);
+        om_key_f64(k, "bandwidth", o->bandwidth_bytes_s);
+    }
+}
+
 static om_allocate_options solver_options(const om_job *job) {
     const om_run_options *o = job->options;
     return (om_allocate_options){ .profile = job->profile,
@@ -193,10 +204,14 @@ om_status om_stage_allocate(om_job *job, om_error *err) {
     const char *const outputs[] = { job->allocation };
     OM_TRY(key_solver(&k, job, err));
     key_budget(&k, &job->options->budget);
+    key_limit(&k, job->options);
     OM_TRY(om_key_finish(key, &k, err));
     if (!om_job_kept(job, "allocate", key, outputs, 1)) {
         om_allocate_options options = solver_options(job);
         options.out = job->allocation;
+        options.max_active_bytes = job->options->max_active_bytes;
+        options.min_tok_s = job->options->min_tok_s;
+        options.bandwidth_bytes_s = job->options->bandwidth_bytes_s;
         OM_TRY(om_allocate(&r, &options, job->env, err));
         OM_TRY(om_run_state_done(&job->state, "allocate", key, err));
     }

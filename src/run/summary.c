@@ -88,6 +88,11 @@ static void text_size(om_buf *out, const om_job *job) {
                       100 * (double) a->bytes / (double) a->budget_bytes);
     }
     om_buf_printf(out, ", %.2f bits per weight\n", a->bpw);
+    if (a->active_bytes > 0) {
+        om_buf_puts(out, "  reads     ");
+        om_put_bytes(out, (double) a->active_bytes);
+        om_buf_puts(out, " of weights per token\n");
+    }
 }
 
 static void text_quality(om_buf *out, const om_evaluation *e) {
@@ -165,6 +170,9 @@ static char *fill_json(const om_job *job, om_evaluation *const *baselines) {
     om_json_set_str(doc, "file", job->artifact);
     om_json_set_i64(doc, "bytes", job->chosen->bytes);
     om_json_set_i64(doc, "budget_bytes", job->chosen->budget_bytes);
+    if (job->chosen->active_bytes > 0) {
+        om_json_set_i64(doc, "active_bytes", job->chosen->active_bytes);
+    }
     om_json_set_f64(doc, "bpw", job->chosen->bpw);
     om_json_set_f64(doc, "predicted_nats", job->chosen->predicted_nats);
     om_json_set(doc, "measured", json_evaluation(job->judged));

@@ -27,6 +27,9 @@ try allocate p --size 5MB --bpw 3
 try allocate p --bpw 4.5 --ctx 4
 try allocate p --size 5MB --kv q8_0
 try allocate p --size 5MB --reserve 1GB
+try allocate p --size 5MB --min-tok-s 0
+try allocate p --size 5MB --bandwidth fast
+try allocate p --size 5MB --method guess
 try run m -o d
 try run m --size 5MB
 try run m --size -5 -o d

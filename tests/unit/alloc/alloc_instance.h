@@ -13,8 +13,9 @@
 
 typedef struct instance_spec {
     uint64_t seed;
-    int n_units; /* in layers of ffn_gate, ffn_up, ffn_down, attn_q */
-    int n_types; /* besides the source type bf16 */
+    int n_units;   /* in layers of ffn_gate, ffn_up, ffn_down, attn_q */
+    int n_types;   /* besides the source type bf16 */
+    int n_experts; /* of the stacks of every second layer (ffn_*_exps); 0: dense */
 } instance_spec;
 
 /* Ascending bytes. Rows of 768 weights take all of them. */
@@ -54,6 +55,42 @@ static inline void instance_unit(om_unit *u, int i, const instance_spec *spec, o
         (om_choice){ .format = u->source, .bytes = om_format_size(u->source, u->n_in, u->n_out) };
 }
 
+/* Turn the feed-forward part of the even layers into stacks about as large as the matrix was, with
+ * one to three experts used per token. */
+static inline void instance_experts(om_profile *p, const instance_spec *spec) {
+    om_rng rng = om_rng_at(spec->seed, 2);
+    for (int i = 0; i < p->n_units; i++) {
+        om_unit *u = &p->units[i];
+        om_rng layer = om_rng_at(spec->seed, 100 + (uint64_t) u->layer);
+        if (u->layer % 2 != 0 || strncmp(u->role, "ffn", 3) != 0) {
+            continue;
+        }
+        const double used = 1.0 + (double) (om_rng_u64(&layer) % 3);
+        double **const arrays[] = { &u->expert.trace, &u->expert.tokens, &u->expert.router_weight,
+                                    &u->expert.windows };
+        u->experts = spec->n_experts;
+        u->n_out = u->n_out / u->experts + 1;
+        u->params = u->n_in * u->n_out * u->experts;
+        (void) strncat(u->role, "_exps", sizeof u->role - strlen(u->role) - 1);
+        (void) snprintf(u->name, sizeof u->name, "blk.%d.%.30s.weight", u->layer, u->role);
+        for (int k = 0; k < 4; k++) {
+            *arrays[k] = om_calloc((size_t) u->experts, sizeof **arrays[k]);
+        }
+        for (int e = 0; e < u->experts; e++) {
+            u->expert.tokens[e] = used * (double) p->tokens / u->experts *
+                                  (e == 0   ? 1.5
+                                   : e == 1 ? 0.5
+                                            : 1.0);
+            u->expert.trace[e] = e == 2 ? 0.0 : exp(5.0 * om_rng_f64(&rng));
+            u->expert.windows[e] = 1.0;
+        }
+        for (int j = 0; j < u->n_choices; j++) {
+            u->choices[j].bytes =
+                om_format_size(u->choices[j].format, u->n_in, u->n_out * u->experts);
+        }
+    }
+}
+
 static inline om_profile *instance_profile(const instance_spec *spec) {
     om_rng rng = om_rng_at(spec->seed, 0);
     om_profile *p = om_calloc(1, sizeof *p);
@@ -63,6 +100,12 @@ static inline om_profile *instance_profile(const instance_spec *spec) {
     p->units = om_calloc((size_t) spec->n_units, sizeof *p->units);
     for (int i = 0; i < spec->n_units; i++) {
         instance_unit(&p->units[i], i, spec, &rng);
+    }
+    p->tokens = 4096;
+    if (spec->n_experts > 0) {
+        instance_experts(p, spec);
+    }
+    for (int i = 0; i < spec->n_units; i++) {
         p->params += p->units[i].params;
     }
     (void) snprintf(p->method, sizeof p->method, "fisher");

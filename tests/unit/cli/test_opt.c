@@ -17,7 +17,7 @@ typedef struct args {
     int n;
     uint64_t u64;
     int64_t size;
-    double x;
+    double x, rate;
     om_opt_list list;
 } args;
 
@@ -67,6 +67,11 @@ static const om_opt options[] = {
       .metavar = "SIZE",
       .help = "h" },
     { .name = "bpw", .kind = OM_OPT_F64, .offset = offsetof(args, x), .metavar = "X", .help = "h" },
+    { .name = "rate",
+      .kind = OM_OPT_RATE,
+      .offset = offsetof(args, rate),
+      .metavar = "SIZE/s",
+      .help = "h" },
     { .name = "calib",
       .kind = OM_OPT_LIST,
       .offset = offsetof(args, list),
@@ -128,6 +133,27 @@ static void test_all_kinds(void **state) {
     assert_string_equal(a.list.items[1], "b");
     om_opt_release(&a, &command);
     assert_null(a.list.items);
+}
+
+static void test_rates(void **state) {
+    (void) state;
+    static const char *const bad[] = {
+        "x", "0", "-1GB/s", "1GB/h", "/s", "1e99", "GB/s", "1GB/s/s"
+    };
+    args a;
+    om_error err;
+    char line[128];
+    assert_int_equal(parse(&a, "p --rate 1.5GB/s", &err), OM_OK);
+    assert_true(a.rate == 1.5e9);
+    assert_int_equal(parse(&a, "p --rate=2GiB", &err), OM_OK);
+    assert_true(a.rate == 2147483648.0);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        (void) snprintf(line, sizeof line, "p --rate=%s", bad[i]);
+        assert_int_equal(parse(&a, line, &err), OM_E_ARG);
+        assert_non_null(strstr(err.text, "--rate"));
+    }
+    (void) snprintf(line, sizeof line, "p --rate=%090d", 1);
+    assert_int_equal(parse(&a, line, &err), OM_E_ARG);
 }
 
 static void test_forms(void **state) {
@@ -290,6 +316,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_kinds),
         cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_rates),
         cmocka_unit_test(test_surplus_words_belong_to_the_list_before),
         cmocka_unit_test(test_help_ends_checking),
         cmocka_unit_test(test_usage_errors),

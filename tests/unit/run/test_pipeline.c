@@ -90,6 +90,17 @@ static void check_report_of_another_allocation(const fixture *f) {
     om_free(text);
 }
 
+static int64_t active_bytes(const fixture *f) {
+    om_allocation *a = NULL;
+    om_error err = { 0 };
+    char *alloc = om_path_join(f->out, "allocation.json");
+    assert_int_equal(om_allocation_read(&a, alloc, &err), OM_OK);
+    const int64_t bytes = a->active_bytes;
+    om_allocation_free(a);
+    om_free(alloc);
+    return bytes;
+}
+
 static void cancel_resume_repeat_change(void **state) {
     fixture *f = *state;
     om_result first = { 0 }, again = { 0 };
@@ -120,8 +131,11 @@ static void cancel_resume_repeat_change(void **state) {
     assert_non_null(strstr(repeat.log, "eval: kept"));
     om_result_release(&again);
 
-    /* With another budget the profile stays, the rest is new. */
+    /* With other limits the profile stays, the rest is new. */
+    const int64_t active = active_bytes(f);
+    assert_true(active > 0);
     f->options.budget.bpw = 7;
+    f->options.max_active_bytes = active + active / 50;
     f->options.no_baselines = true;
     recorder change = { .log = "" };
     assert_int_equal(run(&again, &f->options, &change, &err), OM_OK);
@@ -130,6 +144,7 @@ static void cancel_resume_repeat_change(void **state) {
     assert_non_null(strstr(change.log, "sweep: kept"));
     assert_non_null(strstr(change.log, "\nquantize\n"));
     assert_null(strstr(change.log, "eval: kept"));
+    assert_true(active_bytes(f) <= f->options.max_active_bytes);
     check_file(f);
     check_report_of_another_allocation(f);
     om_result_release(&again);

@@ -59,6 +59,11 @@ static void bad_options_are_refused(void **state) {
     err = (om_error){ 0 };
     assert_int_equal(om_run(&r, &o, &env, &err), OM_E_ARG);
     o = f->options;
+    o.max_active_bytes = 1 << 20;
+    o.min_tok_s = 10;
+    err = (om_error){ 0 };
+    assert_int_equal(om_run(&r, &o, &env, &err), OM_E_ARG);
+    o = f->options;
     o.eval_text = "/nowhere/eval.txt";
     err = (om_error){ 0 };
     assert_int_equal(om_run(&r, &o, &env, &err), OM_E_IO);
