@@ -1,6 +1,7 @@
 /* The windows of tokens that `profile` takes from a text, for prediction_truth.py:
  *
- *   write_tokens MODEL.gguf TEXT WINDOWS WINDOW_TOKENS OUT.bin        int32 [WINDOWS, WINDOW_TOKENS]
+ *   write_tokens MODEL.gguf TEXT WINDOWS WINDOW_TOKENS OUT.bin        int32 [WINDOWS,
+ * WINDOW_TOKENS]
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,8 @@ int main(int argc, char **argv) {
     om_error err = { 0 };
     om_windows w = { 0 };
     if (argc != 6) {
-        (void) fprintf(stderr, "usage: write_tokens MODEL.gguf TEXT WINDOWS WINDOW_TOKENS OUT.bin\n");
+        (void) fprintf(stderr,
+                       "usage: write_tokens MODEL.gguf TEXT WINDOWS WINDOW_TOKENS OUT.bin\n");
         return 2;
     }
     const om_profile_options o = { .model = argv[1],
@@ -24,8 +26,8 @@ int main(int argc, char **argv) {
     int n_wanted;
     om_status status = om_profile_windows_read(&w, &n_wanted, &o, &env, &err);
     if (status == OM_OK) {
-        status = om_file_write(
-            argv[5], w.tokens, (size_t) w.n_windows * (size_t) w.n_tokens * sizeof *w.tokens, &err);
+        status = om_file_write(argv[5], w.tokens,
+                               (size_t) w.n_windows * (size_t) w.n_tokens * sizeof *w.tokens, &err);
     }
     if (status != OM_OK) {
         (void) fprintf(stderr, "error: %s\n", err.text);
