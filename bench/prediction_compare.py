@@ -2,13 +2,14 @@
 """How well a profile predicts the truth of prediction_truth.py: Spearman's rank correlation inside each type and the
 median of predicted / measured.
 
-    prediction_compare.py PROFILE.json TRUTH.json [--floor 0] [--stats STATS.gguf]
+    prediction_compare.py PROFILE.json TRUTH.json [--floor 0] [--stats STATS.gguf] [--smooth]
 
 Pairs whose measured divergence is below --floor nats are left out of the ratio (never of the ranks). A truth of single
 experts ("NAME#EXPERT") is compared with the costs per expert of --stats (needs the PyPI package gguf).
 """
 import argparse
 import json
+import math
 import statistics
 
 
@@ -25,17 +26,25 @@ def spearman(x, y):
     return statistics.correlation(a, b)
 
 
-def of_experts(path):
+def alone(tensor, cost, smooth):
+    """Nats of one tensor in one type: the quadratic form, and the choices of experts that it changes (method.md eq. 15)."""
+    changed = math.sqrt(tensor.get("reach", 0) * cost.get("routing", 0))
+    return cost["nats"] + (0 if smooth else changed)
+
+
+def of_experts(path, smooth):
     """{"NAME#EXPERT": {type: nats}} of a statistics file."""
     import gguf
 
     reader, out = gguf.GGUFReader(path), {}
-    for t in reader.tensors:
-        name, _, what = t.name.rpartition(".")
+    data = {t.name: t.data for t in reader.tensors}
+    for key, nats in data.items():
+        name, _, what = key.rpartition(".")
         if what == "expert_nats":
             types = reader.fields[f"optimum.stats.types.{name}"].contents().split(",")
-            for e, row in enumerate(t.data):
-                out[f"{name}#{e}"] = dict(zip(types, map(float, row)))
+            changed = data.get(f"{name}.expert_routing")
+            total = nats if smooth or changed is None else nats + changed
+            out |= {f"{name}#{e}": dict(zip(types, map(float, row))) for e, row in enumerate(total)}
     return out
 
 
@@ -45,10 +54,12 @@ def main():
     p.add_argument("truth")
     p.add_argument("--floor", type=float, default=0.0)
     p.add_argument("--stats")
+    p.add_argument("--smooth", action="store_true", help="leave out changed choices: for a truth with --freeze")
     args = p.parse_args()
-    predicted = {t["name"]: {k: v["nats"] for k, v in t["types"].items()} for t in json.load(open(args.profile))["tensors"]}
+    predicted = {t["name"]: {k: alone(t, v, args.smooth) for k, v in t["types"].items()}
+                 for t in json.load(open(args.profile))["tensors"]}
     if args.stats:
-        predicted |= of_experts(args.stats)
+        predicted |= of_experts(args.stats, args.smooth)
     truth = json.load(open(args.truth))
     by_type = {}
     for name, kinds in truth.items():

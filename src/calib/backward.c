@@ -3,13 +3,19 @@
 
 #include <string.h>
 
+#include <math.h>
+
 #include "base/mem.h"
+#include "base/rng.h"
+#include "calib/margin.h"
 
 typedef struct walk {
     om_tape *tape;
     om_compute *c;
     om_fisher *fisher;
-    int *uses_left; /* [n_weights] uses of a weight that the walk has not met yet */
+    bool keep;           /* the tape is needed again */
+    const double *reach; /* [n_nodes] routers' weights behind a node; NULL: no margins */
+    int *uses_left;      /* [n_weights] uses of a weight that the walk has not met yet */
     float *const *gradients;
 } walk;
 
@@ -324,6 +330,9 @@ static om_status weight_node(walk *w, const om_tape_node *n, float *g, om_error 
         goto out;
     }
     fw->uses[fw->n_uses++] = use;
+    if (w->reach) { /* the walk meets the first use last */
+        *fw->reach = w->reach[n - w->tape->nodes + 1];
+    }
     return pass_use(w, n->weight, err);
 out:
     om_compute_release(w->c, g);
@@ -445,37 +454,142 @@ static void drop_saved(walk *w, const om_tape_node *n, int *first_need, int i) {
     }
 }
 
-om_status om_backward(om_tape *tape, float *logits_grad, om_fisher *fisher, float *const *gradients,
-                      om_error *err) {
+/* All nodes in reverse; the gradients to begin with lie in their roots. */
+static om_status walk_tape(walk *w, om_error *err) {
     om_status status = OM_OK;
-    walk w = { .tape = tape, .c = tape->compute, .fisher = fisher, .gradients = gradients };
-    int *first_need = om_calloc((size_t) tape->n_saved, sizeof(int));
-    w.uses_left = om_calloc((size_t) fisher->n_weights, sizeof(int));
-    if (!w.uses_left || !first_need || tape->n_nodes == 0) {
-        om_compute_release(tape->compute, logits_grad);
-        status = tape->n_nodes == 0 ? om_fail(err, OM_E_INTERNAL, "nothing was recorded")
-                                    : om_fail_nomem(err, (size_t) tape->n_saved * sizeof(int));
-        goto out;
+    om_tape *tape = w->tape;
+    int *first_need = om_calloc((size_t) tape->n_saved + 1, sizeof(int));
+    w->uses_left = om_calloc((size_t) w->fisher->n_weights + 1, sizeof(int));
+    if (!w->uses_left || !first_need) {
+        OM_TRY(om_fail_nomem(err, (size_t) tape->n_saved * sizeof(int)));
     }
     count_last_needs(tape, first_need);
     for (int i = 0; i < tape->n_nodes; i++) {
         if (tape->nodes[i].weight >= 0) {
-            w.uses_left[tape->nodes[i].weight]++;
+            w->uses_left[tape->nodes[i].weight]++;
         }
     }
-    OM_TRY(add_gradient_take(&w, &tape->nodes[tape->n_nodes - 1].dst, logits_grad, err));
     for (int i = tape->n_nodes - 1; i >= 0; i--) {
-        OM_TRY(walk_node(&w, &tape->nodes[i], err));
-        drop_saved(&w, &tape->nodes[i], first_need, i);
+        OM_TRY(walk_node(w, &tape->nodes[i], err));
+        if (!w->keep) {
+            drop_saved(w, &tape->nodes[i], first_need, i);
+        }
     }
 out:
-    for (int i = 0; i < fisher->n_weights; i++) { /* after a failure: uses that wait for others */
-        for (int u = 0; u < fisher->weights[i].n_uses; u++) {
-            om_compute_release(tape->compute, fisher->weights[i].uses[u].delta);
+    for (int i = 0; i < w->fisher->n_weights;
+         i++) { /* after a failure: uses that wait for others */
+        for (int u = 0; u < w->fisher->weights[i].n_uses; u++) {
+            om_compute_release(tape->compute, w->fisher->weights[i].uses[u].delta);
         }
-        fisher->weights[i].n_uses = 0;
+        w->fisher->weights[i].n_uses = 0;
     }
     om_free(first_need);
-    om_free(w.uses_left);
+    om_free(w->uses_left);
+    return status;
+}
+
+om_status om_backward(om_tape *tape, float *logits_grad, om_fisher *fisher, float *const *gradients,
+                      om_error *err) {
+    om_status status = OM_OK;
+    walk w = { .tape = tape, .c = tape->compute, .fisher = fisher, .gradients = gradients };
+    if (tape->n_nodes == 0) {
+        om_compute_release(tape->compute, logits_grad);
+        return om_fail(err, OM_E_INTERNAL, "nothing was recorded");
+    }
+    fisher->margins = false;
+    OM_TRY(add_gradient_take(&w, &tape->nodes[tape->n_nodes - 1].dst, logits_grad, err));
+    OM_TRY(walk_tape(&w, err));
+out:
+    return status;
+}
+
+/* ---- margins of the routers
+ * ---------------------------------------------------------------------------------------------
+ */
+
+typedef struct margin_args {
+    float *grad;           /* [T, E] out, zeroed */
+    const float *scores;   /* [T, E] */
+    const int64_t *chosen; /* [T, K] */
+    int64_t n_experts, n_used;
+    bool logarithm;
+    float scale;
+    uint64_t seed, first;
+} margin_args;
+
+static void margin_rows(void *ctx, int64_t first, int64_t last, int worker) {
+    (void) worker;
+    const margin_args *a = ctx;
+    for (int64_t t = first; t < last; t++) {
+        om_margin m;
+        om_rng rng = om_rng_at(a->seed, a->first + (uint64_t) t);
+        const float sign = om_rng_f64(&rng) < 0.5 ? -a->scale : a->scale;
+        if (om_margin_of(&m, a->scores + t * a->n_experts, a->n_experts, a->chosen + t * a->n_used,
+                         a->n_used, a->logarithm)) {
+            a->grad[t * a->n_experts + m.last] = sign * m.slope_last;
+            a->grad[t * a->n_experts + m.next] = sign * m.slope_next;
+        }
+    }
+}
+
+/* The gradient of a router's margins with respect to its scores, added to their root. */
+static om_status start_margins(walk *w, const om_route *route, double weight, uint64_t seed,
+                               uint64_t first, om_error *err) {
+    const om_ranking *r = &w->tape->rankings[route->ranking];
+    const om_tape_node *n = &w->tape->nodes[route->node];
+    const float *scores = w->tape->saved[r->saved].array.data;
+    const int64_t size = view_size(&r->scores), n_experts = r->scores.ne[0];
+    margin_args a = { .scores = scores, .chosen = n->index, .n_experts = n_experts };
+    a.n_used = n->dst.ne[1];
+    if (size / n_experts != n->dst.ne[2]) {
+        return om_fail(err, OM_E_INTERNAL, "the scores behind %s are not those of its tokens",
+                       n->name);
+    }
+    a.grad = om_compute_alloc(w->c, size);
+    if (!a.grad) {
+        return om_fail_nomem(err, (size_t) size * sizeof(float));
+    }
+    memset(a.grad, 0, (size_t) size * sizeof(float));
+    a.logarithm = om_scores_are_probabilities(scores, size);
+    a.scale = (float) sqrt(weight);
+    a.seed = seed;
+    a.first = first;
+    om_compute_parallel(w->c, size / n_experts, 16, margin_rows, &a);
+    return add_gradient_take(w, &r->scores, a.grad, err);
+}
+
+static bool has_margins(const om_tape *t, const double *weight, int n_routers, int route) {
+    return route < n_routers && weight[route] > 0 && t->routes[route].ranking >= 0 &&
+           t->routes[route].node >= 0;
+}
+
+om_status om_backward_margins(om_tape *tape, const double *weight, int n_routers, om_fisher *fisher,
+                              uint64_t seed, uint64_t first, om_error *err) {
+    om_status status = OM_OK;
+    double *reach = om_calloc((size_t) tape->n_nodes + 1, sizeof *reach);
+    walk w = { .tape = tape, .c = tape->compute, .fisher = fisher, .keep = true, .reach = reach };
+    if (!reach) {
+        return om_fail_nomem(err, (size_t) tape->n_nodes * sizeof *reach);
+    }
+    for (int i = 0; i < tape->n_routes; i++) {
+        if (has_margins(tape, weight, n_routers, i)) {
+            const int64_t n_tokens = tape->nodes[tape->routes[i].node].dst.ne[2];
+            reach[tape->rankings[tape->routes[i].ranking].before] += weight[i];
+            OM_TRY(start_margins(&w, &tape->routes[i], weight[i], seed,
+                                 first + (uint64_t) (i * n_tokens), err));
+        }
+    }
+    for (int i = tape->n_nodes - 1; i >= 0; i--) { /* reach[i]: of the rankings after node i */
+        reach[i] += reach[i + 1];
+    }
+    fisher->margins = true;
+    OM_TRY(walk_tape(&w, err));
+out:
+    fisher->margins = false;
+    for (int i = 0; i < tape->n_roots; i++) { /* what no node took: the cache before the window */
+        om_compute_release(tape->compute, tape->roots[i].grad);
+        tape->roots[i].grad = NULL;
+    }
+    om_free(reach);
     return status;
 }

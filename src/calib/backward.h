@@ -14,4 +14,16 @@
 om_status om_backward(om_tape *tape, float *logits_grad, om_fisher *fisher, float *const *gradients,
                       om_error *err) OM_WARN_UNUSED;
 
+/** What the routers of a window give: each margin of its choices, times a sign drawn for it, is
+ * differentiated, and the squares go to margin_rows, margin_cols and reach of every weight.
+ *
+ *  weight  [n_routers] of each route of the tape, in nats for a margin that moves by one; 0 for
+ *          routers of no interest. A margin's gradient is multiplied by its square root.
+ *  seed, first  stream of signs: those of token t at route i are number first + i · T + t
+ *
+ *  The tape stays whole: om_backward can follow. Cost: one backward pass.
+ *  Source: docs/method.md eq. 14 (Hutchinson's estimate: signs make the cross terms vanish). */
+om_status om_backward_margins(om_tape *tape, const double *weight, int n_routers, om_fisher *fisher,
+                              uint64_t seed, uint64_t first, om_error *err) OM_WARN_UNUSED;
+
 #endif

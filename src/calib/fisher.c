@@ -22,7 +22,7 @@ typedef struct sums {
     int64_t n;
 } sums;
 
-enum { N_SUMS = 7 };
+enum { N_SUMS = 10 };
 
 static void list_sums(sums out[N_SUMS], om_fisher_weight *w) {
     const sums all[N_SUMS] = { { &w->count, w->experts },
@@ -31,7 +31,10 @@ static void list_sums(sums out[N_SUMS], om_fisher_weight *w) {
                                { &w->in_sum2, w->experts * w->n_in },
                                { &w->seen, w->n_out },
                                { &w->router_weight, w->experts },
-                               { &w->windows, w->experts } };
+                               { &w->windows, w->experts },
+                               { &w->margin_rows, w->margins * w->experts * w->n_out },
+                               { &w->margin_cols, w->margins * w->experts * w->n_in },
+                               { &w->reach, 1 } };
     memcpy(out, all, sizeof all);
 }
 
@@ -43,7 +46,7 @@ om_status om_fisher_weight_init(om_fisher_weight *w, int64_t n_out, int64_t n_in
     w->experts = experts;
     list_sums(all, w);
     for (int k = 0; k < N_SUMS; k++) {
-        *all[k].values = om_calloc((size_t) all[k].n, sizeof(double));
+        *all[k].values = om_calloc((size_t) all[k].n + 1, sizeof(double));
         if (!*all[k].values) {
             return om_fail_nomem(err, (size_t) all[k].n * sizeof(double));
         }
@@ -60,13 +63,18 @@ void om_fisher_weight_release(om_fisher_weight *w) {
     *w = (om_fisher_weight){ 0 };
 }
 
-static om_status add_weight(om_fisher *f, const om_tensor *t, om_error *err) {
+static om_status add_weight(om_fisher *f, const om_tensor *t, bool margins, om_error *err) {
     om_fisher_weight *w = &f->weights[f->n_weights];
+    w->margins = margins;
     strncpy(w->name, t->name, sizeof w->name - 1);
     w->tensor = t;
     f->by_name[f->n_weights] = (om_fisher_name){ w->name, f->n_weights };
     f->n_weights++;
     return om_fisher_weight_init(w, t->ne[1], t->ne[0], (int) (t->ne[2] * t->ne[3]), err);
+}
+
+static bool is_stack(const om_tensor *t) {
+    return t->n_dims == 3 && om_tensor_is_experts(t->name);
 }
 
 om_status om_fisher_new(om_fisher **out, const om_model *model, om_error *err) {
@@ -82,11 +90,14 @@ om_status om_fisher_new(om_fisher **out, const om_model *model, om_error *err) {
         status = om_fail_nomem(err, (size_t) n * sizeof *f->weights);
         goto out;
     }
+    bool routers = false;
+    for (int i = 0; i < n; i++) {
+        routers = routers || is_stack(om_model_tensor(model, i));
+    }
     for (int i = 0; i < n; i++) {
         const om_tensor *t = om_model_tensor(model, i);
-        const bool stack = t->n_dims == 3 && om_tensor_is_experts(t->name);
-        if (t->may_quantize && (t->n_dims == 2 || stack)) {
-            OM_TRY(add_weight(f, t, err));
+        if (t->may_quantize && (t->n_dims == 2 || is_stack(t))) {
+            OM_TRY(add_weight(f, t, routers, err));
         }
     }
     qsort(f->by_name, (size_t) f->n_weights, sizeof *f->by_name, compare_names);
@@ -329,13 +340,26 @@ static void input_squares(void *ctx, int64_t first, int64_t last, int worker) {
     }
 }
 
+/* What a use shows of the inputs. Not of margins: these pass over windows that were seen already.
+ */
+static void add_inputs(om_fisher_weight *w, om_compute *c, const om_weight_use *use) {
+    if (use->x && w->in_sum2) {
+        input_args a = { w, use };
+        om_compute_parallel(c, w->n_in, 64, input_squares, &a);
+        *w->count += (double) use->n_tokens;
+    }
+    for (int64_t t = 0; !use->x && w->in_sum2 && t < use->n_tokens; t++) {
+        w->seen[use->rows[t]] += 1;
+    }
+}
+
 /* Matrix e of a stack as a weight of its own: the sums are the stack's. */
 static om_fisher_weight slice_of(const om_fisher_weight *w, int64_t e) {
     om_fisher_weight one = *w;
     one.experts = 1;
     one.rows += e * w->n_out;
     one.cols += e * w->n_in;
-    one.in_sum2 += e * w->n_in;
+    one.in_sum2 = w->in_sum2 ? w->in_sum2 + e * w->n_in : NULL;
     one.count += e;
     one.router_weight += e;
     one.windows += e;
@@ -362,17 +386,9 @@ static om_status accumulate_matrix(om_fisher_weight *w, om_compute *c, bool bf16
     work s = { 0 };
     OM_TRY(prepare_work(c, &s, w, bf16, err));
     for (int u = 0; u < w->n_uses; u++) {
-        if (w->uses[u].x) {
-            input_args a = { w, &w->uses[u] };
-            om_compute_parallel(c, w->n_in, 64, input_squares, &a);
-            *w->count += (double) w->uses[u].n_tokens;
-            continue;
-        }
-        for (int64_t t = 0; t < w->uses[u].n_tokens; t++) {
-            w->seen[w->uses[u].rows[t]] += 1;
-        }
+        add_inputs(w, c, &w->uses[u]);
     }
-    *w->windows += 1;
+    *w->windows += w->in_sum2 ? 1 : 0;
     for (int64_t first = 0; first < w->n_out; first += s.block) {
         const int64_t n = first + s.block < w->n_out ? s.block : w->n_out - first;
         OM_TRY(gradient_block(c, &s, w, first, n, err));
@@ -462,14 +478,12 @@ static om_status accumulate_few(om_fisher_weight *w, om_compute *c, const stack_
                                 om_error *err) {
     om_status status = OM_OK;
     const om_weight_use use = { .x = s->x, .delta = s->delta, .n_tokens = T };
-    input_args a = { w, &use };
-    om_compute_parallel(c, w->n_in, 64, input_squares, &a);
+    add_inputs(w, c, &use);
     om_compute_transpose(c, s->xt, s->x, w->n_in, T, 1, 0);
     om_compute_transpose(c, s->delta_t, s->delta, w->n_out, T, 1, 0);
     OM_TRY(add_quadratic(w->rows, c, s, s->x, w->n_in, s->delta_t, w->n_out, T, err));
     OM_TRY(add_quadratic(w->cols, c, s, s->delta, w->n_out, s->xt, w->n_in, T, err));
-    *w->count += (double) T;
-    *w->windows += 1;
+    *w->windows += w->in_sum2 ? 1 : 0;
     OM_TRY(check_finite(w, err));
 out:
     return status;
@@ -510,7 +524,7 @@ static om_status accumulate_stack(om_fisher_weight *w, om_compute *c, bool bf16,
     for (int64_t e = 0; e < w->experts; e++) {
         om_fisher_weight one = slice_of(w, e);
         const int64_t T = gather_expert(&s, w, use, e);
-        for (int64_t i = 0; i < T && use->router_weights; i++) {
+        for (int64_t i = 0; i < T && use->router_weights && w->in_sum2; i++) {
             *one.router_weight += (double) use->router_weights[s.slots[i]];
         }
         if (T == 0) {
@@ -539,10 +553,15 @@ static void clear_uses(om_fisher_weight *w, om_compute *c) {
 
 om_status om_fisher_accumulate(om_fisher *f, int weight, om_compute *c, float *gradient_out,
                                om_error *err) {
-    om_fisher_weight *w = &f->weights[weight];
+    om_fisher_weight *w = &f->weights[weight], view = *w;
+    if (f->margins) {
+        view.rows = w->margin_rows;
+        view.cols = w->margin_cols;
+        view.in_sum2 = NULL;
+    }
     const om_status status = w->n_uses > 0 && w->uses[0].experts
-                                 ? accumulate_stack(w, c, f->bf16, gradient_out, err)
-                                 : accumulate_matrix(w, c, f->bf16, gradient_out, err);
+                                 ? accumulate_stack(&view, c, f->bf16, gradient_out, err)
+                                 : accumulate_matrix(&view, c, f->bf16, gradient_out, err);
     clear_uses(w, c);
     return status;
 }
@@ -553,7 +572,7 @@ om_status om_fisher_accumulate(om_fisher *f, int weight, om_compute *c, float *g
 
 /* "OMCK" version key done, then per weight the sums in the order of list_sums as native doubles (a
  * checkpoint never leaves the machine), then the SHA-256 of all before. */
-static const char magic[8] = "OMCK003";
+static const char magic[8] = "OMCK004";
 
 static om_status put(om_buf *b, const void *data, size_t n) {
     om_buf_add(b, data, n);

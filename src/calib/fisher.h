@@ -32,13 +32,17 @@ typedef struct om_fisher_weight {
     const om_tensor *tensor; /* borrowed from the model */
     int64_t n_in, n_out;     /* of one matrix */
     int experts;             /* matrices in the stack; 1: not a stack */
-    double *rows;            /* [experts, n_out] sum over windows and columns of G∘G */
-    double *cols;            /* [experts, n_in] sum over windows and rows of G∘G */
-    double *in_sum2;         /* [experts, n_in] sum over tokens of x² */
-    double *seen;            /* [n_out] times a row was looked up (embeddings) */
-    double *count;           /* [experts] tokens in in_sum2; 0: never the matrix of a product */
-    double *router_weight;   /* [experts] sum of the router's weights over those tokens */
-    double *windows;         /* [experts] windows in which the matrix was used */
+    int margins;     /* 1: the model has routers, and margin_… are kept; 0: they are empty */
+    double *rows;    /* [experts, n_out] sum over windows and columns of G∘G */
+    double *cols;    /* [experts, n_in] sum over windows and rows of G∘G */
+    double *in_sum2; /* [experts, n_in] sum over tokens of x² */
+    double *seen;    /* [n_out] times a row was looked up (embeddings) */
+    double *count;   /* [experts] tokens in in_sum2; 0: never the matrix of a product */
+    double *router_weight; /* [experts] sum of the router's weights over those tokens */
+    double *windows;       /* [experts] windows in which the matrix was used */
+    double *margin_rows;   /* [experts, n_out] as rows, of the gradient of the routers' margins */
+    double *margin_cols;   /* [experts, n_in] as cols, likewise */
+    double *reach;         /* [1] routers' weights after it: routing.h; not added up */
     om_weight_use uses[OM_MAX_USES];
     int n_uses; /* in the window at hand */
 } om_fisher_weight;
@@ -52,8 +56,9 @@ typedef struct om_fisher_name {
 typedef struct om_fisher {
     om_fisher_weight *weights; /* [n_weights] the tensors that may be quantized, in file order */
     int n_weights;
-    bool bf16; /* form G from inputs and gradients rounded to BF16: for sources that are not F32,
-                  where the processor has the instructions (relative error of G about 0.3 %) */
+    bool bf16;    /* form G from inputs and gradients rounded to BF16: for sources that are not F32,
+                     where the processor has the instructions (relative error of G about 0.3 %) */
+    bool margins; /* the gradients at hand are those of the routers' margins (backward.h) */
     om_fisher_name *by_name; /* [n_weights] in order of name: what om_fisher_find bisects */
 } om_fisher;
 
@@ -70,9 +75,10 @@ void om_fisher_free(om_fisher *f);
 int om_fisher_find(const om_fisher *f, const char *name);
 
 /** The window's gradient of one weight from its uses: add its square's sums, and the inputs'
- * squares. Clears the uses (deltas are released). gradient_out, when not NULL, receives G [experts,
- * n_out, n_in] (tests). A stack is taken expert by expert: with T_e tokens, small against the
- * matrix, the sums come from Gram matrices of the tokens and G is never formed (method.md eq. 3a).
+ * squares; with f->margins only its square's, to margin_rows and margin_cols. Clears the uses
+ * (deltas are released). gradient_out, when not NULL, receives G [experts, n_out, n_in] (tests). A
+ * stack is taken expert by expert: with T_e tokens, small against the matrix, the sums come from
+ * Gram matrices of the tokens and G is never formed (method.md eq. 3a).
  */
 om_status om_fisher_accumulate(om_fisher *f, int weight, om_compute *c, float *gradient_out,
                                om_error *err) OM_WARN_UNUSED;

@@ -50,11 +50,16 @@ static void label_rows(void *ctx, int64_t first, int64_t last, int worker) {
     }
 }
 
+/* The signs of margins come from another stream than the labels. */
+static const uint64_t margin_stream = 0x6D617267696E73ULL;
+
 /* ---- one window
  * ---------------------------------------------------------------------------------------------------------
  */
 
 typedef struct session {
+    const double *router_weight; /* [n_routers] of the margins; NULL: none */
+    int n_routers;
     om_compute *compute;
     om_tape tape;
     om_forward *forward;
@@ -167,6 +172,15 @@ static om_status run_window(session *s, float *const *gradients, const int32_t *
                            (unsigned long long) window, t);
         }
     }
+    if (s->router_weight && window % OM_MARGIN_EVERY == 0) {
+        const uint64_t signs = window * (uint64_t) s->n_routers * (uint64_t) s->n_tokens;
+        status = om_backward_margins(&s->tape, s->router_weight, s->n_routers, s->fisher,
+                                     seed ^ margin_stream, signs, err);
+        if (status != OM_OK) {
+            om_compute_release(s->compute, p);
+            return status;
+        }
+    }
     OM_TRY(om_backward(&s->tape, p, s->fisher, gradients, err));
 out:
     return status;
@@ -272,6 +286,8 @@ om_status om_pass_run(om_fisher *f, om_pass_cost *cost, const om_windows *w,
     int saved = done;
     if (done < w->n_windows) {
         OM_TRY(session_open(&s, f, o->model_path, w->n_tokens, env, err));
+        s.router_weight = o->router_weight;
+        s.n_routers = o->n_routers;
         OM_TRY(state_cost(&s, cost, w, done, o, env, err));
     }
     for (int i = done; i < w->n_windows; i++) {

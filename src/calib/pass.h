@@ -14,7 +14,13 @@ typedef struct om_pass_options {
     const char *checkpoint; /* file; removed by the caller when the work is saved. NULL: none */
     const char *key;        /* hex SHA-256 of everything the sums depend on */
     bool restart;           /* ignore a checkpoint */
+    const double *router_weight; /* [n_routers] see om_backward_margins; NULL: no margins */
+    int n_routers;
 } om_pass_options;
+
+/** Margins are followed back in every fourth window, beginning with the first: their level needs
+ * less text than the ranking of the tensors does, and each costs another backward pass. */
+enum { OM_MARGIN_EVERY = 4 };
 
 /** What was stated before the pass and what it took. */
 typedef struct om_pass_cost {

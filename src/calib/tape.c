@@ -78,7 +78,7 @@ void om_tape_reset(om_tape *t) {
     for (int i = 0; i < t->n_routes; i++) {
         om_free(t->routes[i].weights);
     }
-    t->n_nodes = t->n_saved = t->n_roots = t->n_routes = 0;
+    t->n_nodes = t->n_saved = t->n_roots = t->n_routes = t->n_rankings = 0;
     t->saved_bytes = 0;
     if (t->root_slots) {
         memset(t->root_slots, 0, (size_t) t->n_slots * sizeof(int));
@@ -93,6 +93,7 @@ void om_tape_release(om_tape *t) {
     om_free(t->roots);
     om_free(t->saved);
     om_free(t->routes);
+    om_free(t->rankings);
     om_free(t->root_slots);
     om_free(t->saved_slots);
     *t = (om_tape){ 0 };
@@ -278,9 +279,32 @@ static om_status find_route(om_tape *t, int *out, const struct ggml_tensor *ids)
     if (!grow((void **) &t->routes, &t->cap_routes, t->n_routes, sizeof *t->routes)) {
         return om_fail_nomem(&t->err, sizeof *t->routes);
     }
-    t->routes[t->n_routes] = (om_route){ .id = ids };
+    om_route route = { .id = ids, .ranking = t->n_rankings - 1, .node = -1 };
+    while (route.ranking >= 0 && t->rankings[route.ranking].id != root_tensor(ids)) {
+        route.ranking--;
+    }
+    t->routes[t->n_routes] = route;
     *out = t->n_routes++;
     return OM_OK;
+}
+
+/* Scores are kept when a gradient can reach them: what decides a choice near a tie
+ * (docs/method.md eq. 14). */
+static om_status record_ranking(om_tape *t, const struct ggml_tensor *node) {
+    om_status status = OM_OK;
+    const struct ggml_tensor *scores = node->src[0];
+    if (!is_active(t, scores) || scores->type != GGML_TYPE_F32) {
+        return OM_OK;
+    }
+    if (!grow((void **) &t->rankings, &t->cap_rankings, t->n_rankings, sizeof *t->rankings)) {
+        return om_fail_nomem(&t->err, sizeof *t->rankings);
+    }
+    om_ranking r = { .id = node, .before = t->n_nodes };
+    OM_TRY(make_view(t, &r.scores, find_root(t, scores), scores));
+    OM_TRY(save(t, &r.saved, scores));
+    t->rankings[t->n_rankings++] = r;
+out:
+    return status;
 }
 
 /* The choice that the rows in `t` were gathered by, through whatever normalises and scales them. */
@@ -435,6 +459,7 @@ static om_status record_sources(om_tape *t, const struct ggml_tensor *node, int 
     }
     if (node->op == GGML_OP_MUL_MAT_ID) {
         OM_TRY(find_route(t, &n->route, node->src[2]));
+        t->routes[n->route].node = t->n_nodes - 1;
     } else if (node->op == GGML_OP_MUL) {
         OM_TRY(keep_router_weights(t, n, node));
     }
@@ -473,6 +498,9 @@ bool om_tape_callback(struct ggml_tensor *node, bool ask, void *ud) {
         return ask;
     }
     if (moves_no_data(node->op) || passes_no_gradient(node->op)) {
+        if (ask && (node->op == GGML_OP_ARGSORT || node->op == GGML_OP_TOP_K)) {
+            (void) record_ranking(t, node); /* a failure is in t->err */
+        }
         return true;
     }
     const int weight = weight_index(t, node);

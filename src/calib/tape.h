@@ -52,11 +52,22 @@ typedef struct om_tape_node {
     const struct ggml_tensor *weight_tensor; /* its data, borrowed from the model */
 } om_tape_node;
 
-/** One choice of experts: what the products that share it are told. */
+/** One choice of experts: what the products that share it are told. Routes are in the order of the
+ * graph: route i of every window is the same router. */
 typedef struct om_route {
     const struct ggml_tensor *id; /* the tensor of choices */
     float *weights; /* [T, K] what the router gives each choice, owned; NULL: not seen */
+    int ranking;    /* what it chose by: index of om_tape.rankings; -1: not seen */
+    int node; /* a product that it sends tokens through: its choices are in nodes[node].index */
 } om_route;
+
+/** Scores that were put in order: those of a router, and any others (groups of experts). */
+typedef struct om_ranking {
+    const struct ggml_tensor *id; /* the sorted indices, [T, E] */
+    om_view scores;               /* [T, E] what was sorted */
+    int saved;                    /* the scores: index of om_tape.saved */
+    int before;                   /* nodes on the tape when it was met: those may have caused it */
+} om_ranking;
 
 typedef struct om_tape {
     om_tape_node *nodes;
@@ -67,6 +78,8 @@ typedef struct om_tape {
     int n_saved, cap_saved;
     om_route *routes;
     int n_routes, cap_routes;
+    om_ranking *rankings;
+    int n_rankings, cap_rankings;
     int *root_slots, *saved_slots; /* hash of tensor address -> index + 1 */
     int n_slots;
     int64_t saved_bytes; /* of all copies: the tape's size */

@@ -219,6 +219,21 @@ out:
     return status;
 }
 
+/* A number from 0 to 1e12 that may be absent, then 0. */
+static om_status read_optional(double *out, const om_node *parent, const char *key, om_error *err) {
+    om_status status = OM_OK;
+    *out = 0;
+    if (om_node_has(parent, key)) {
+        OM_TRY(om_node_f64(out, parent, key, err));
+        if (!(*out >= 0.0) || *out > 1e12) {
+            OM_TRY(om_node_fail(err, parent, "%s: expected a number from 0 to 1e12, found %g", key,
+                                *out));
+        }
+    }
+out:
+    return status;
+}
+
 /* The catalogue's largest entry is 8 bytes a weight and params < 2^50: no product overflows. */
 static om_status read_choice(om_choice *c, const om_unit *u, const om_node *node, om_error *err) {
     om_status status = OM_OK;
@@ -240,6 +255,7 @@ static om_status read_choice(om_choice *c, const om_unit *u, const om_node *node
     if (!(c->nats >= 0.0) || c->nats > 1e9) {
         OM_TRY(om_node_fail(err, node, "nats: expected a number from 0 to 1e9, found %g", c->nats));
     }
+    OM_TRY(read_optional(&c->routing, node, "routing", err));
 out:
     return status;
 }
@@ -349,8 +365,37 @@ static om_status read_unit(om_unit *u, const om_node *tensor, om_error *err) {
     if (u->fisher_trace < 0.0) {
         OM_TRY(om_node_fail(err, tensor, "fisher_trace: %g is negative", u->fisher_trace));
     }
+    OM_TRY(read_optional(&u->reach, tensor, "reach", err));
     OM_TRY(read_experts(u, tensor, err));
     OM_TRY(read_choices(u, tensor, err));
+out:
+    return status;
+}
+
+static om_status read_routing(om_profile *p, const om_node *root, om_error *err) {
+    om_status status = OM_OK;
+    om_node routing, routers, item;
+    size_t n = 0;
+    if (!om_node_has(root, "routing")) {
+        return OM_OK;
+    }
+    OM_TRY(om_node_object(&routing, root, "routing", err));
+    OM_TRY(om_node_array(&routers, &n, &routing, "routers", err));
+    if (n > MAX_LAYERS) {
+        OM_TRY(om_node_fail(err, &routers, "%zu routers, expected at most %d", n, MAX_LAYERS));
+    }
+    p->routing.routers = om_calloc(n + 1, sizeof *p->routing.routers);
+    if (p->routing.routers == NULL) {
+        OM_TRY(om_fail_nomem(err, n * sizeof *p->routing.routers));
+    }
+    p->routing.n = (int) n;
+    for (size_t i = 0; i < n; i++) {
+        om_router *r = &p->routing.routers[i];
+        OM_TRY(om_node_at(&item, &routers, i, err));
+        OM_TRY(read_optional(&r->density, &item, "density", err));
+        OM_TRY(read_optional(&r->nats_per_swap, &item, "nats_per_swap", err));
+        OM_TRY(read_optional(&r->weight, &item, "weight", err));
+    }
 out:
     return status;
 }
@@ -447,6 +492,7 @@ om_status om_profile_parse(om_profile **out, const char *text, size_t n, const c
     OM_TRY(read_memory(p, &root, err));
     OM_TRY(om_node_text(p->method, sizeof p->method, &root, "method", err));
     OM_TRY(read_stats(p, &root, err));
+    OM_TRY(read_routing(p, &root, err));
     OM_TRY(read_units(p, &root, err));
     OM_TRY(check_names(p, name, err));
     OM_TRY(check_sums(p, name, err));
@@ -481,11 +527,29 @@ void om_profile_free(om_profile *p) {
         om_free(p->units[i].expert.router_weight);
         om_free(p->units[i].expert.windows);
     }
+    om_routing_release(&p->routing);
     om_free(p->units);
     om_free(p->fixed);
     om_free(p->calib_sha256);
     om_memory_release(&p->memory);
     om_free(p);
+}
+
+void om_routing_release(om_routing *r) {
+    om_free(r->routers);
+    *r = (om_routing){ 0 };
+}
+
+double om_routing_weight(const om_routing *r) {
+    double sum = 0;
+    for (int i = 0; i < r->n; i++) {
+        sum += r->routers[i].weight;
+    }
+    return sum;
+}
+
+double om_routing_nats(double weight, double routing) {
+    return weight > 0 && routing > 0 ? sqrt(weight * routing) : 0;
 }
 
 const om_choice *om_unit_choice(const om_unit *unit, const om_format *format) {
@@ -618,6 +682,9 @@ static om_json *unit_json(const om_unit *u) {
     om_json_set_i64(tensor, "params", u->params);
     om_json_set_str(tensor, "source", u->source->name);
     om_json_set_f64(tensor, "fisher_trace", u->fisher_trace);
+    if (u->reach > 0) {
+        om_json_set_f64(tensor, "reach", u->reach);
+    }
     if (u->expert.trace != NULL) {
         om_json_set(tensor, "expert", experts_json(u));
     }
@@ -625,10 +692,26 @@ static om_json *unit_json(const om_unit *u) {
         om_json *choice = om_json_object();
         om_json_set_i64(choice, "bytes", u->choices[i].bytes);
         om_json_set_f64(choice, "nats", u->choices[i].nats);
+        if (u->choices[i].routing > 0) {
+            om_json_set_f64(choice, "routing", u->choices[i].routing);
+        }
         om_json_set(types, u->choices[i].format->name, choice);
     }
     om_json_set(tensor, "types", types);
     return tensor;
+}
+
+static om_json *routing_json(const om_routing *r) {
+    om_json *routing = om_json_object(), *routers = om_json_array();
+    for (int i = 0; i < r->n; i++) {
+        om_json *router = om_json_object();
+        om_json_set_f64(router, "density", r->routers[i].density);
+        om_json_set_f64(router, "nats_per_swap", r->routers[i].nats_per_swap);
+        om_json_set_f64(router, "weight", r->routers[i].weight);
+        om_json_push(routers, router);
+    }
+    om_json_set(routing, "routers", routers);
+    return routing;
 }
 
 static om_json *profile_json(const om_profile *p) {
@@ -643,6 +726,9 @@ static om_json *profile_json(const om_profile *p) {
         om_json_set_str(stats, "path", p->stats_path);
         om_json_set_str(stats, "sha256", p->stats_sha256);
         om_json_set(doc, "stats", stats);
+    }
+    if (p->routing.n > 0) {
+        om_json_set(doc, "routing", routing_json(&p->routing));
     }
     om_json *tensors = om_json_array();
     for (int i = 0; i < p->n_units; i++) {

@@ -10,8 +10,9 @@
 /** One candidate: store this tensor in this type. */
 typedef struct om_choice {
     const om_format *format;
-    int64_t bytes; /* in the file, without padding */
-    double nats;   /* predicted KL divergence per token, >= 0 (docs/method.md eq. 1) */
+    int64_t bytes;  /* in the file, without padding */
+    double nats;    /* predicted KL divergence per token, >= 0 (docs/method.md eq. 1) */
+    double routing; /* what it adds to the variance of the routers' margins, in nats (eq. 15) */
 } om_choice;
 
 /** What the text showed of each expert of a stack; arrays owned by the unit. */
@@ -31,10 +32,23 @@ typedef struct om_unit {
     int64_t params;
     const om_format *source; /* type in the source file */
     double fisher_trace;     /* sum over the tensor of F, for the report; 0 unknown */
+    double reach;            /* sum of the weights of the routers behind it (eq. 15) */
     om_expert_stats expert;  /* all NULL: dense, or a profile without them */
     om_choice *choices; /* [n_choices] ascending bytes; the source type is among them with 0 nats */
     int n_choices;
 } om_unit;
+
+/** One router, in the order of the graph (docs/method.md eq. 14). */
+typedef struct om_router {
+    double density;       /* of its margins near zero, per unit of margin */
+    double nats_per_swap; /* divergence per token that got another expert */
+    double weight;        /* nats for margins that move by one (standard deviation) */
+} om_router;
+
+typedef struct om_routing {
+    om_router *routers; /* [n] */
+    int n;              /* 0: a dense model, or not measured */
+} om_routing;
 
 typedef struct om_fixed {
     char name[64];
@@ -57,7 +71,8 @@ typedef struct om_profile {
     om_memory memory;
     char method[16];                         /* "fisher" or "measured" */
     char stats_path[1024], stats_sha256[65]; /* "" when there are none */
-    om_unit *units;                          /* file order */
+    om_routing routing;
+    om_unit *units; /* file order */
     int n_units;
     /* What the presets of llama-quantize ask about the model, of layer 0; n_head 0: unknown, then
      * they are derived from the shapes */
@@ -78,6 +93,13 @@ om_status om_profile_parse(om_profile **out, const char *text, size_t n, const c
 om_status om_profile_write(const om_profile *profile, const char *path,
                            om_error *err) OM_WARN_UNUSED;
 void om_profile_free(om_profile *profile);
+
+/** Sum of the routers' weights. */
+double om_routing_weight(const om_routing *r);
+void om_routing_release(om_routing *r); /* accepts a zeroed struct */
+/** What changed choices of experts cost when the margins' weighted variance is `routing`, nats
+ * (docs/method.md eq. 15): sqrt(weight · routing). */
+double om_routing_nats(double weight, double routing);
 
 /** NULL when the unit has no such candidate. */
 const om_choice *om_unit_choice(const om_unit *unit, const om_format *format);

@@ -4,6 +4,7 @@
  *   marginals + the real quantizers' errors on sampled rows (qerror) ─▶ nats per tensor and type ─▶
  * profile.json
  */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -20,6 +21,7 @@
 #include "profile/measured.h"
 #include "profile/profile.h"
 #include "profile/qerror.h"
+#include "profile/routing.h"
 #include "profile/stats_make.h"
 #include "profile/windows.h"
 
@@ -107,7 +109,8 @@ out:
 static om_status room_for_experts(om_tensor_stats *stats, const om_unit *u, om_error *err) {
     size_t at = 0;
     stats->nats = om_calloc((size_t) (u->experts * u->n_choices), sizeof *stats->nats);
-    if (!stats->nats) {
+    stats->routing = om_calloc((size_t) (u->experts * u->n_choices), sizeof *stats->routing);
+    if (!stats->nats || !stats->routing) {
         return om_fail_nomem(err, (size_t) (u->experts * u->n_choices) * sizeof *stats->nats);
     }
     stats->n_nats = u->n_choices;
@@ -122,33 +125,52 @@ static om_status room_for_experts(om_tensor_stats *stats, const om_unit *u, om_e
     return OM_OK;
 }
 
+/* One expert alone: only the tokens that it sees are disturbed, so that the same variance over all
+ * tokens changes fewer choices (docs/method.md eq. 15). */
+static void note_expert(om_tensor_stats *stats, const om_unit *u, int e, const double *nats,
+                        const double *routing, int64_t tokens) {
+    const double share = u->expert.tokens[e] / (double) tokens;
+    for (int i = 0; i < u->n_choices; i++) {
+        stats->nats[e * u->n_choices + i] = (float) nats[i];
+        stats->routing[e * u->n_choices + i] =
+            (float) (sqrt(share) * om_routing_nats(u->reach, routing[i]));
+    }
+}
+
 static om_status unit_costs(om_unit *u, const om_tensor *t, om_tensor_stats *stats,
-                            const om_profile *p, om_pool *pool, om_error *err) {
+                            const om_fisher_weight *w, const om_profile *p, om_pool *pool,
+                            om_error *err) {
     om_status status = OM_OK;
     const om_format *formats[OM_CANDIDATES_MAX];
-    double nats[OM_CANDIDATES_MAX];
+    double nats[OM_CANDIDATES_MAX], routing[OM_CANDIDATES_MAX] = { 0 };
+    const int followed = (p->n_windows + OM_MARGIN_EVERY - 1) / OM_MARGIN_EVERY;
+    const om_margin_sums margins = { w->margin_rows, w->margin_cols,
+                                     (double) followed * p->window_tokens };
     if (u->experts > 1) {
         OM_TRY(room_for_experts(stats, u, err));
     }
     for (int i = 0; i < u->n_choices; i++) {
         formats[i] = u->choices[i].format;
     }
+    u->reach = *w->reach;
     for (int e = 0; e < u->experts; e++) {
-        OM_TRY(om_qerror_matrix(nats, formats, u->n_choices, t, e, stats, p->tokens,
+        OM_TRY(om_qerror_matrix(nats, routing, formats, u->n_choices, t, e, stats,
+                                u->reach > 0 ? &margins : NULL, p->tokens,
                                 om_qerror_default_rows(u->n_out, u->experts), p->seed, pool, err));
         for (int i = 0; i < u->n_choices; i++) {
             u->choices[i].nats += nats[i];
-            if (stats->nats) {
-                stats->nats[e * u->n_choices + i] = (float) nats[i];
-            }
+            u->choices[i].routing += routing[i];
+        }
+        if (u->experts > 1) {
+            note_expert(stats, u, e, nats, routing, p->tokens);
         }
     }
 out:
     return status == OM_OK ? OM_OK : om_error_context(err, "costs of %s", u->name);
 }
 
-static om_status predict_costs(om_profile *p, const om_model *model, om_stats *stats,
-                               const om_env *env, om_error *err) {
+static om_status predict_costs(om_profile *p, const om_model *model, const om_fisher *fisher,
+                               om_stats *stats, const om_env *env, om_error *err) {
     om_status status = OM_OK;
     om_pool *pool = om_pool_new(om_n_threads(env));
     for (int i = 0; i < p->n_units; i++) {
@@ -156,7 +178,8 @@ static om_status predict_costs(om_profile *p, const om_model *model, om_stats *s
         OM_TRY(om_check_cancel(env, err));
         om_progress(env, "costs", i, p->n_units, "tensors");
         om_tensor_stats *s = (om_tensor_stats *) (uintptr_t) om_stats_find(stats, u->name);
-        OM_TRY(unit_costs(u, om_model_find(model, u->name), s, p, pool, err));
+        const om_fisher_weight *w = &fisher->weights[om_fisher_find(fisher, u->name)];
+        OM_TRY(unit_costs(u, om_model_find(model, u->name), s, w, p, pool, err));
     }
     om_progress(env, "costs", p->n_units, p->n_units, "tensors");
 out:
@@ -222,7 +245,7 @@ static void work_key(char key[65], const om_profile *p, const om_windows *w, con
     om_sha256_bytes(windows_key, w->tokens,
                     (size_t) w->n_windows * (size_t) w->n_tokens * sizeof *w->tokens);
     const int n =
-        snprintf(text, sizeof text, "%s/4 %s %s %d %d %llu %s", p->method, p->model_sha256,
+        snprintf(text, sizeof text, "%s/5 %s %s %d %d %llu %s", p->method, p->model_sha256,
                  windows_key, w->n_windows, w->n_tokens, (unsigned long long) p->seed, types_key);
     om_sha256_bytes(key, text, (size_t) n);
 }
@@ -390,16 +413,45 @@ out:
     return status;
 }
 
+/* The pass over the text; of a mixture of experts the routers are measured first, because what a
+ * changed choice costs weighs the margins that the pass follows back. */
+static om_status run_pass(job *j, om_error *err) {
+    om_status status = OM_OK;
+    const om_profile_options *o = j->o;
+    om_pass_options pass = { .model_path = o->model,
+                             .seed = o->seed,
+                             .max_ram_bytes = o->max_ram_bytes,
+                             .checkpoint = j->checkpoint,
+                             .key = j->key,
+                             .restart = o->restart };
+    double *weight = NULL;
+    if (om_cover_experts(j->model) > 0) {
+        OM_TRY(om_pass_check(j->fisher, &j->windows, &pass, j->env, err));
+        OM_TRY(om_routing_measure(&j->p->routing, o->model, &j->windows, o->seed, j->env, err));
+        pass.n_routers = j->p->routing.n;
+        weight = om_calloc((size_t) pass.n_routers + 1, sizeof *weight);
+        if (!weight) {
+            OM_TRY(om_fail_nomem(err, (size_t) pass.n_routers * sizeof *weight));
+        }
+        for (int i = 0; i < pass.n_routers; i++) {
+            weight[i] = j->p->routing.routers[i].weight;
+        }
+        pass.router_weight = om_routing_weight(&j->p->routing) > 0 ? weight : NULL;
+    }
+    OM_TRY(om_pass_run(j->fisher, &j->cost, &j->windows, &pass, j->env, err));
+out:
+    om_free(weight);
+    return status;
+}
+
 /* The statistics, in memory. */
 static om_status collect(job *j, bool measured, om_error *err) {
     om_status status = OM_OK;
     const om_profile_options *o = j->o;
-    const om_pass_options pass = { o->model,      o->seed, o->max_ram_bytes,
-                                   j->checkpoint, j->key,  o->restart };
     if (measured) {
         OM_TRY(om_measured_moments(j->fisher, &j->windows, o->model, j->env, err));
     } else {
-        OM_TRY(om_pass_run(j->fisher, &j->cost, &j->windows, &pass, j->env, err));
+        OM_TRY(run_pass(j, err));
     }
     const om_stats_origin origin = { j->p->model_sha256,
                                      j->windows.sha256,
@@ -500,7 +552,7 @@ om_status om_profile_run(om_result *out, const om_profile_options *o, const om_e
         const om_measured_options m = { o->model, j.checkpoint, j.key, o->restart };
         OM_TRY(om_measured_fill(j.p, j.model, j.fisher, j.stats, &j.windows, &m, env, err));
     } else {
-        OM_TRY(predict_costs(j.p, j.model, j.stats, env, err));
+        OM_TRY(predict_costs(j.p, j.model, j.fisher, j.stats, env, err));
     }
     j.costs_s = om_now_s() - start;
     OM_TRY(save(&j, measured, err));

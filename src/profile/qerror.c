@@ -20,8 +20,9 @@ int64_t om_qerror_default_rows(int64_t n_out, int experts) {
 /* One matrix of a tensor with its marginals. */
 typedef struct matrix {
     const om_tensor *tensor;
-    int64_t first, n_out, n_in; /* rows [first, first + n_out) of the tensor */
-    const float *rows, *cols;   /* [n_out], [n_in] marginals of F */
+    int64_t first, n_out, n_in;              /* rows [first, first + n_out) of the tensor */
+    const float *rows, *cols;                /* [n_out], [n_in] marginals of F */
+    const double *margin_rows, *margin_cols; /* the same of the margins; NULL: none */
 } matrix;
 
 /* ---- which rows
@@ -167,10 +168,31 @@ typedef struct error_args {
     const sample *s;
     int64_t blocks;        /* of ROW_BLOCK sampled rows */
     double *sums;          /* [n_formats, blocks] Σ weight_i Σ_j c_j e_ij² */
+    double *margin_sums;   /* the same of the margins; NULL: none */
     float *scratch;        /* [workers, ROW_BLOCK, n_in] */
     unsigned char *packed; /* [workers, packed_bytes] */
     size_t packed_bytes;
 } error_args;
+
+/* Σ_i weight_i m_i / r_i Σ_j cm_j e_ij² over the rows of a block, with m, cm of the margins. */
+static double margin_error(const error_args *a, const float *back, int64_t r0, int64_t n) {
+    const int64_t n_in = a->m->n_in;
+    double all = 0;
+    for (int64_t r = 0; r < n; r++) {
+        const float *w = a->source + (r0 + r) * n_in, *q = back + r * n_in;
+        const int64_t row = a->s->rows[r0 + r];
+        double lane[8] = { 0 }, sum = 0;
+        for (int64_t j = 0; j < n_in; j++) {
+            const double e = (double) q[j] - (double) w[j];
+            lane[j & 7] += a->m->margin_cols[j] * e * e;
+        }
+        for (int k = 0; k < 8; k++) {
+            sum += lane[k];
+        }
+        all += sum * a->s->weight[r0 + r] * a->m->margin_rows[row] / (double) a->m->rows[row];
+    }
+    return all;
+}
 
 /* Item = (format, block of rows). */
 static void block_errors(void *ctx, int64_t first, int64_t last, int worker) {
@@ -202,6 +224,9 @@ static void block_errors(void *ctx, int64_t first, int64_t last, int worker) {
             }
             a->sums[item] += sum * a->s->weight[r0 + r];
         }
+        if (a->margin_sums) {
+            a->margin_sums[item] = margin_error(a, back, r0, n);
+        }
     }
 }
 
@@ -230,8 +255,18 @@ static om_status measure_errors(error_args *a, int n_formats, om_pool *pool, om_
     return OM_OK;
 }
 
-om_status om_qerror_matrix(double *nats, const om_format *const *formats, int n_formats,
-                           const om_tensor *tensor, int expert, const om_tensor_stats *stats,
+/* Σ over blocks of a format's sums, divided by the total of the marginals and by the scale. */
+static double total_of(const double *sums, int64_t blocks, double total, double scale) {
+    double sum = 0;
+    for (int64_t b = 0; b < blocks; b++) {
+        sum += sums[b];
+    }
+    return total > 0 ? sum / total / scale : 0.0; /* F_ij ≈ r_i c_j / total */
+}
+
+om_status om_qerror_matrix(double *nats, double *routing, const om_format *const *formats,
+                           int n_formats, const om_tensor *tensor, int expert,
+                           const om_tensor_stats *stats, const om_margin_sums *margins,
                            int64_t tokens, int64_t n_rows, uint64_t seed, om_pool *pool,
                            om_error *err) {
     om_status status = OM_OK;
@@ -241,11 +276,13 @@ om_status om_qerror_matrix(double *nats, const om_format *const *formats, int n_
                        n_out,
                        n_in,
                        stats->rows + expert * n_out,
-                       stats->cols + expert * n_in };
+                       stats->cols + expert * n_in,
+                       margins ? margins->rows + expert * n_out : NULL,
+                       margins ? margins->cols + expert * n_in : NULL };
     sample s = { 0 };
     error_args a = { .formats = formats, .m = &m, .s = &s };
     float *importance = om_calloc((size_t) n_in, sizeof *importance), *source = NULL;
-    double *energy = om_calloc((size_t) n_out, sizeof *energy), total = 0;
+    double *energy = om_calloc((size_t) n_out, sizeof *energy), total = 0, margin_total = 0;
     s.rows = om_calloc((size_t) n_out, sizeof *s.rows);
     s.weight = om_calloc((size_t) n_out, sizeof *s.weight);
     if (!importance || !energy || !s.rows || !s.weight) {
@@ -257,7 +294,9 @@ om_status om_qerror_matrix(double *nats, const om_format *const *formats, int n_
     source = om_alloc_aligned((size_t) ((s.n + 1) * n_in) * sizeof *source);
     a.blocks = (s.n + ROW_BLOCK - 1) / ROW_BLOCK;
     a.sums = om_calloc((size_t) (n_formats * a.blocks + 1), sizeof *a.sums);
-    if (!source || !a.sums) {
+    a.margin_sums =
+        margins ? om_calloc((size_t) (n_formats * a.blocks + 1), sizeof *a.margin_sums) : NULL;
+    if (!source || !a.sums || (margins && !a.margin_sums)) {
         status = om_fail_nomem(err, (size_t) (s.n * n_in) * sizeof *source);
         goto out;
     }
@@ -267,17 +306,17 @@ om_status om_qerror_matrix(double *nats, const om_format *const *formats, int n_
     a.source = source;
     a.importance = om_stats_importance(importance, stats, expert) ? importance : NULL;
     OM_TRY(measure_errors(&a, n_formats, pool, err));
-    for (int64_t j = 0; j < n_in && stats->experts > 1; j++) {
+    for (int64_t j = 0; j < n_in; j++) {
         total += (double) m.cols[j];
+        margin_total += margins ? m.margin_cols[j] : 0;
     }
     total = stats->experts > 1 ? total : stats->total;
     for (int f = 0; f < n_formats; f++) {
-        double sum = 0;
-        for (int64_t b = 0; b < a.blocks; b++) {
-            sum += a.sums[f * a.blocks + b];
+        nats[f] = total_of(a.sums + f * a.blocks, a.blocks, total, 2.0 * (double) tokens);
+        if (margins) {
+            routing[f] =
+                total_of(a.margin_sums + f * a.blocks, a.blocks, margin_total, margins->tokens);
         }
-        /* F_ij ≈ r_i c_j / total */
-        nats[f] = total > 0 ? sum / total / (2.0 * (double) tokens) : 0.0;
     }
 out:
     om_free(importance);
@@ -286,6 +325,7 @@ out:
     om_free(s.weight);
     om_free(source);
     om_free(a.sums);
+    om_free(a.margin_sums);
     om_free(a.scratch);
     om_free(a.packed);
     return status;

@@ -17,7 +17,13 @@
  * is the sum. */
 int64_t om_qerror_default_rows(int64_t n_out, int experts);
 
-/** nats [n_formats] of one matrix in each format.
+/** Marginals of the squared gradients of the routers' margins, of a whole tensor. */
+typedef struct om_margin_sums {
+    const double *rows, *cols; /* [experts, n_out], [experts, n_in] */
+    double tokens;             /* of the windows that were followed */
+} om_margin_sums;
+
+/** nats [n_formats] of one matrix in each format, and what its error does to the routers.
  *
  *  tensor   the matrix [n_out, n_in], or a stack of them, and `expert`, which one (0: the first)
  *  stats    its marginals; rows and cols must be there. Rounding uses om_stats_importance when
@@ -26,12 +32,16 @@ int64_t om_qerror_default_rows(int64_t n_out, int experts);
  *  n_rows   rows to sample, >= n_out: all (exact)
  *  seed     with the tensor's name and the expert: which rows
  *
+ *  routing  [n_formats] out: weighted variance of the routers' margins, nats (docs/method.md
+ *           eq. 15); margins NULL: untouched
+ *
  *  The source's own format costs 0. Errors: OM_E_NUMERIC (a weight that is not finite, with its
  *  row), OM_E_NOMEM. Cost: one read of the matrix, n_rows rows quantized and dequantized per
  *  format, in parallel on the pool.
  */
-om_status om_qerror_matrix(double *nats, const om_format *const *formats, int n_formats,
-                           const om_tensor *tensor, int expert, const om_tensor_stats *stats,
+om_status om_qerror_matrix(double *nats, double *routing, const om_format *const *formats,
+                           int n_formats, const om_tensor *tensor, int expert,
+                           const om_tensor_stats *stats, const om_margin_sums *margins,
                            int64_t tokens, int64_t n_rows, uint64_t seed, om_pool *pool,
                            om_error *err) OM_WARN_UNUSED;
 

@@ -29,8 +29,8 @@ void om_stats_free(om_stats *s) {
     }
     for (int i = 0; i < s->n_tensors; i++) {
         const om_tensor_stats *t = &s->tensors[i];
-        float *const arrays[] = { t->in_sum2, t->rows, t->cols, t->nats };
-        for (unsigned k = 0; k < 4; k++) {
+        float *const arrays[] = { t->in_sum2, t->rows, t->cols, t->nats, t->routing };
+        for (unsigned k = 0; k < 5; k++) {
             if (!(t->mapped >> k & 1U)) {
                 om_free(arrays[k]);
             }
@@ -159,7 +159,7 @@ typedef struct part {
     int64_t ne0, ne1;
 } part;
 
-enum { MAX_PARTS = 5 };
+enum { MAX_PARTS = 6 };
 
 static int parts_of(part out[MAX_PARTS], const om_tensor_stats *t, bool imatrix_only) {
     int n = 0;
@@ -173,6 +173,9 @@ static int parts_of(part out[MAX_PARTS], const om_tensor_stats *t, bool imatrix_
     }
     if (t->nats != NULL && !imatrix_only) {
         out[n++] = (part){ ".expert_nats", t->nats, t->n_nats, t->experts };
+    }
+    if (t->routing != NULL && !imatrix_only) {
+        out[n++] = (part){ ".expert_routing", t->routing, t->n_nats, t->experts };
     }
     return n;
 }

@@ -5,7 +5,8 @@
  * diagonal F = sum over windows of G∘G,
  * "<name>.fisher_rows" [n_out, experts], "<name>.fisher_cols" [n_in, experts] in F32
  * (docs/method.md eq. 2, 3). A stack of experts also has "<name>.expert_nats" [types, experts], the
- * cost of each expert alone, with the types in "optimum.stats.types.<name>". The pass accumulates
+ * cost of each expert alone, with the types in "optimum.stats.types.<name>", and where the routers
+ * were measured "<name>.expert_routing" [types, experts]. The pass accumulates
  * in double; what is kept is rounded to F32 once (7 digits, far below the sampling error), only the
  * totals stay double (metadata). */
 #ifndef OM_PROFILE_STATS_H
@@ -25,10 +26,12 @@ typedef struct om_tensor_stats {
     double total;   /* sum of F over all experts; 0 in a foreign imatrix */
     float *nats;    /* [experts, n_nats] cost of each expert alone in each of nats_types; NULL:
                        not a stack */
+    float *routing; /* [experts, n_nats] nats of the choices that each alone changes (method.md
+                       eq. 15), not in nats; NULL: not measured */
     int n_nats;
     char nats_types[256]; /* "q4_K,q8_0": comma-separated, n_nats of them */
-    unsigned mapped; /* bit k: the k-th of in_sum2, rows, cols, nats lies in om_stats.map and is
-                        read-only */
+    unsigned mapped; /* bit k: the k-th of in_sum2, rows, cols, nats, routing lies in om_stats.map
+                        and is read-only */
 } om_tensor_stats;
 
 typedef struct om_stats {

@@ -23,10 +23,10 @@
 #include "base/rng.h"
 #include "model/gguf_file.h"
 
-/* In pairs, but for the last. */
-enum { IN_SUM2, COUNTS, ROWS, COLS, NATS, N_PARTS };
-static const char *const suffixes[N_PARTS] = { ".in_sum2", ".counts", ".fisher_rows",
-                                               ".fisher_cols", ".expert_nats" };
+/* In pairs, but for the last two, of which the second needs the first. */
+enum { IN_SUM2, COUNTS, ROWS, COLS, NATS, ROUTING, N_PARTS };
+static const char *const suffixes[N_PARTS] = { ".in_sum2",     ".counts",      ".fisher_rows",
+                                               ".fisher_cols", ".expert_nats", ".expert_routing" };
 
 /* Above this a float count no longer fits the integer that llama-quantize rounds it to. */
 static const float count_max = 1e15F;
@@ -100,7 +100,9 @@ static int64_t n_values(const om_gguf_info *t) {
 }
 
 /* Bits of om_tensor_stats.mapped; counts are few, and always copied. */
-static const unsigned mapped_bits[N_PARTS] = { [IN_SUM2] = 1, [ROWS] = 2, [COLS] = 4, [NATS] = 8 };
+static const unsigned mapped_bits[N_PARTS] = {
+    [IN_SUM2] = 1, [ROWS] = 2, [COLS] = 4, [NATS] = 8, [ROUTING] = 16
+};
 
 static om_status take_part(float **out, om_tensor_stats *t, const source *src,
                            const om_gguf_info *part, int kind, om_error *err) {
@@ -189,6 +191,12 @@ static om_status set_shape(om_tensor_stats *t, const parts_of_entry *parts, cons
         }
         t->n_nats = (int) nats->ne[0];
     }
+    if (parts->at[ROUTING] != NULL) {
+        const om_gguf_info *nats = parts->at[NATS], *routing = parts->at[ROUTING];
+        if (nats == NULL || routing->ne[0] != nats->ne[0] || n_values(routing) != n_values(nats)) {
+            return shape_error(t, src, err);
+        }
+    }
     return OM_OK;
 }
 
@@ -231,7 +239,9 @@ static om_status read_total(om_tensor_stats *t, const source *src, om_error *err
 
 static om_status read_entry(om_tensor_stats *t, const parts_of_entry *parts, const source *src,
                             om_error *err) {
-    float **const to[N_PARTS] = { &t->in_sum2, &t->counts, &t->rows, &t->cols, &t->nats };
+    float **const to[N_PARTS] = {
+        &t->in_sum2, &t->counts, &t->rows, &t->cols, &t->nats, &t->routing
+    };
     om_status status = OM_OK;
     OM_TRY(check_pairs(t, parts, src, err));
     OM_TRY(set_shape(t, parts, src, err));

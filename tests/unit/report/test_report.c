@@ -52,7 +52,9 @@ static void fill_unit(om_unit *u, om_choice *choices, const char *name, const ch
     u->n_choices = N_TYPES;
     for (int i = 0; i < N_TYPES; i++) {
         const om_format *f = om_format_by_name(types[i]);
-        choices[i] = (om_choice){ f, om_format_size(f, 256, n_out), nats[i] * (layer + 2) };
+        choices[i] = (om_choice){ .format = f,
+                                  .bytes = om_format_size(f, 256, n_out),
+                                  .nats = nats[i] * (layer + 2) };
     }
 }
 
