@@ -16,7 +16,7 @@
 #include "alloc/infeasible.h"
 #include "alloc/pins.h"
 #include "alloc/plans.h"
-#include "alloc/search.h"
+#include "alloc/routed.h"
 #include "base/bandwidth.h"
 #include "base/buf.h"
 #include "base/file.h"
@@ -83,7 +83,7 @@ static om_status choose_optimal(job *j, om_error *err) {
     om_solution s = { 0 };
     om_error why = { 0 };
     om_allocation *a = j->allocation;
-    status = om_problem_solve(j->pick, &s, &j->problem, 0.0, j->env, &why);
+    status = om_problem_solve_routed(j->pick, &s, &j->problem, 0.0, j->env, &why);
     if (status == OM_E_INFEASIBLE) {
         return explain(j, err);
     }
@@ -262,6 +262,7 @@ static om_status make_allocation(job *j, om_error *err) {
     a->bytes = total.bytes;
     a->active_bytes = total.active_bytes;
     a->predicted_nats = total.nats;
+    a->routing_nats = total.routing_nats;
     a->bpw = bits_per_weight(j, a->bytes);
     if (a->bytes > j->limit) { /* a second look at the whole file, by tensors instead of groups */
         OM_TRY(om_fail(err, OM_E_INTERNAL, "the allocation has %lld bytes, the budget is %lld",

@@ -131,6 +131,12 @@ static om_status read_sums(om_allocation *a, const om_node *root, om_error *err)
     }
     OM_TRY(om_node_f64(&a->bpw, root, "bpw", err));
     OM_TRY(om_node_f64(&a->predicted_nats, root, "predicted_nats", err));
+    if (om_node_has(root, "routing_nats")) {
+        OM_TRY(om_node_f64(&a->routing_nats, root, "routing_nats", err));
+        if (!(a->routing_nats >= 0.0) || a->routing_nats > a->predicted_nats) {
+            OM_TRY(om_node_fail(err, root, "routing_nats must lie between 0 and predicted_nats"));
+        }
+    }
     if (a->bpw < 0.0 || a->predicted_nats < 0.0) {
         OM_TRY(om_node_fail(err, root, "bpw and predicted_nats must not be negative"));
     }
@@ -227,6 +233,9 @@ om_json *om_allocation_json(const om_allocation *a) {
     }
     om_json_set_f64(doc, "bpw", a->bpw);
     om_json_set_f64(doc, "predicted_nats", a->predicted_nats);
+    if (a->routing_nats > 0) {
+        om_json_set_f64(doc, "routing_nats", a->routing_nats);
+    }
     om_json_set_str(solver, "status", a->solver.status);
     om_json_set_f64(solver, "gap", a->solver.gap);
     om_json_set_f64(solver, "seconds", a->solver.seconds); /* null when not kept */

@@ -29,6 +29,7 @@ typedef struct om_allocation {
     int64_t active_bytes; /* read per token (active.h); 0: a file without it */
     double bpw;
     double predicted_nats;
+    double routing_nats; /* of it: changed choices of experts; 0: a dense model */
     struct {
         char status[32];
         double gap, seconds; /* seconds NaN: not kept (files hold no wall clock) */

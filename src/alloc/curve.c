@@ -11,7 +11,7 @@
 #include "alloc/infeasible.h"
 #include "alloc/plans.h"
 #include "alloc/presets.h"
-#include "alloc/search.h"
+#include "alloc/routed.h"
 #include "base/log.h"
 #include "base/mem.h"
 
@@ -40,7 +40,7 @@ static om_status find_ends(int64_t *low, int64_t *high, int *pick, const om_prob
     om_solution s = { 0 };
     om_status status = om_problem_smallest(pick, &smallest, p, env, &why);
     if (status == OM_OK) {
-        status = om_problem_solve(pick, &s, p, tolerance, env, &why);
+        status = om_problem_solve_routed(pick, &s, p, tolerance, env, &why);
     }
     if (status == OM_E_INFEASIBLE) {
         return om_infeasible(pick, p, profile, options, env, err);
@@ -69,7 +69,7 @@ static om_status solve_best(om_curve *out, int *pick, const om_problem *problem,
         const double at = (double) low * pow(ratio, (double) i / (OM_CURVE_POINTS - 1));
         p.budget_bytes = i == 0 ? low : i == OM_CURVE_POINTS - 1 ? high : (int64_t) at;
         p.budget_bytes = p.budget_bytes < low ? low : p.budget_bytes;
-        status = om_problem_solve(pick, &s, &p, tolerance, env, &why);
+        status = om_problem_solve_routed(pick, &s, &p, tolerance, env, &why);
         if (status == OM_OK) {
             add_point(out, &s.sum, profile);
         } else if (status == OM_E_INFEASIBLE && om_problem_limits_active(&p)) {

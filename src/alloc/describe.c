@@ -99,6 +99,11 @@ static void describe_costliest(om_buf *out, const om_allocation *a, const om_pro
         om_buf_printf(out, "%12.6g  %5.1f%%  %-8s  %s\n", nats, 100.0 * nats / a->predicted_nats,
                       a->tensors[at[i]].format->name, a->tensors[at[i]].name);
     }
+    if (a->routing_nats > 0.0) {
+        om_buf_printf(out,
+                      "%12.6g  %5.1f%%  %-8s  changed choices of experts, all tensors together\n",
+                      a->routing_nats, 100.0 * a->routing_nats / a->predicted_nats, "");
+    }
 }
 
 static void describe_active(om_buf *out, const om_allocation *a, double bandwidth_bytes_s) {

@@ -34,12 +34,16 @@ om_plan_total om_plan_sum(const om_profile *p, const om_format *const *types) {
     const om_active active = om_active_of(p);
     om_plan_total sum = { .bytes = om_profile_fixed_bytes(p),
                           .active_bytes = om_active_fixed_bytes(p) };
+    double routing = 0;
     for (int i = 0; i < p->n_units; i++) {
         const om_choice *c = om_unit_choice(&p->units[i], types[i]);
         sum.bytes += om_pad(c->bytes, p->alignment);
         sum.active_bytes += om_active_bytes(&active, i, c->bytes);
         sum.nats += c->nats;
+        routing += c->routing;
     }
+    sum.routing_nats = om_routing_nats(om_routing_weight(&p->routing), routing);
+    sum.nats += sum.routing_nats;
     return sum;
 }
 

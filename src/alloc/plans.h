@@ -26,7 +26,8 @@ om_status om_plan_types(const om_format **types, const om_profile *profile, cons
 typedef struct om_plan_total {
     int64_t bytes;        /* of the whole file */
     int64_t active_bytes; /* read per token (active.h) */
-    double nats;          /* summed in file order */
+    double nats;          /* summed in file order, and routing_nats */
+    double routing_nats;  /* what changed choices of experts cost (docs/method.md eq. 15) */
 } om_plan_total;
 
 /** Of types [n_units], each one of the unit's choices. */

@@ -171,6 +171,7 @@ static bool group_option(om_option *out, const om_group *g, const builder *b,
         out->bytes += om_pad(c->bytes, p->alignment);
         out->active_bytes += om_active_bytes(&b->active, g->member[m], c->bytes);
         out->nats += c->nats;
+        out->routing += c->routing;
     }
     return true;
 }
@@ -254,7 +255,7 @@ static om_status add_options(const builder *b, om_group *g, om_error *err) {
     qsort(options, (size_t) n, sizeof *options, compare_options);
     /* With a limit on distinct types a dominated option may still be the right one: it can spare a
      * type. */
-    g->n_options = p->n_tiers > 0 || b->options->keep_dominated
+    g->n_options = p->n_tiers > 0 || p->routing_weight > 0 || b->options->keep_dominated
                        ? n
                        : drop_dominated(options, n, om_problem_limits_active(p));
     p->n_options += g->n_options;
@@ -273,7 +274,8 @@ om_status om_problem_build(om_problem *out, const om_profile *profile,
                          .fixed_active_bytes = om_active_fixed_bytes(profile),
                          .max_active_bytes =
                              options->max_active_bytes > 0 ? options->max_active_bytes : INT64_MAX,
-                         .n_tiers = options->n_tiers };
+                         .n_tiers = options->n_tiers,
+                         .routing_weight = om_routing_weight(&profile->routing) };
     int *partner = om_calloc((size_t) profile->n_units, sizeof *partner);
     OM_TRY(parse_types(&filter, options->types, err));
     OM_TRY(om_pins_resolve(&pins, profile, options->pins, options->n_pins, err));
@@ -328,8 +330,10 @@ om_choice_sum om_problem_evaluate(const om_problem *p, const int *pick) {
         sum.bytes += o->bytes;
         sum.active_bytes += o->active_bytes;
         sum.nats += o->nats;
+        sum.routing += o->routing;
         used |= (uint64_t) 1 << o->format;
     }
+    sum.nats += om_routing_nats(p->routing_weight, sum.routing);
     sum.n_types = count_bits(used);
     return sum;
 }

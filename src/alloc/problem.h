@@ -2,6 +2,7 @@
  * each type costs them in bytes and nats. Pure arithmetic over profile.json: no model, no solver.
  *
  *   minimise   sum over groups of nats(choice)                       (docs/method.md eq. 10)
+ *              + sqrt(routing_weight * sum of routing(choice))        (eq. 15; 0 of a dense model)
  *   subject to exactly one choice per group,
  *              fixed_bytes + sum of padded bytes(choice) <= budget_bytes,
  *              fixed_active_bytes + sum of active_bytes(choice) <= max_active_bytes (eq. 10c),
@@ -18,6 +19,7 @@ typedef struct om_option {
     int64_t bytes;        /* all members, each padded to the alignment */
     int64_t active_bytes; /* of all members, read per token (active.h) */
     double nats;          /* sum over the members */
+    double routing;       /* likewise: variance of the routers' margins */
 } om_option;
 
 /** Tensors that must share a type: one tensor, or ffn_gate and ffn_up of a layer. */
@@ -42,6 +44,7 @@ typedef struct om_problem {
     int64_t fixed_active_bytes; /* read per token whatever is chosen */
     int64_t max_active_bytes;   /* read per token; INT64_MAX = no limit */
     int n_tiers;
+    double routing_weight; /* of all routers; 0: choices of experts do not count */
 } om_problem;
 
 /** What shapes the options; all borrowed. */
@@ -73,7 +76,8 @@ static inline const om_option *om_problem_options_of(const om_problem *p, int gr
 typedef struct om_choice_sum {
     int64_t bytes;        /* of the whole file; saturates at INT64_MAX */
     int64_t active_bytes; /* read per token */
-    double nats;          /* summed in group order */
+    double nats;          /* summed in group order, changed choices included */
+    double routing;       /* variance of the routers' margins */
     int n_types;          /* distinct types used */
     bool valid;           /* every choice names an option of its group */
 } om_choice_sum;

@@ -497,6 +497,7 @@ static om_status minimise_bytes(int *pick, om_choice_sum *out, const om_problem 
     om_problem by_bytes = *p;
     by_bytes.budget_bytes = budget_bytes;
     by_bytes.max_active_bytes = INT64_MAX;
+    by_bytes.routing_weight = 0;
     by_bytes.options = om_calloc((size_t) p->n_options, sizeof *p->options);
     if (by_bytes.options == NULL) {
         OM_TRY(om_fail_nomem(err, (size_t) p->n_options * sizeof *p->options));

@@ -14,10 +14,11 @@ typedef struct om_solution {
     double seconds;    /* wall time */
 } om_solution;
 
-/** Solve to a relative gap of `tolerance` (0 = default: 1e-9 up to 64 groups, 1e-7 up to 400, 1e-6
- * up to 1,000, 5e-6 above: far below what the prediction is good for, and seconds at every size).
- * pick [n_groups]. The answer is checked in our own arithmetic. Errors: OM_E_INFEASIBLE (nothing
- * fits; the caller words it), OM_E_INTERNAL, OM_E_CANCELLED, OM_E_NOMEM. Deterministic. */
+/** Solve a problem without a routing_weight (alloc/routed.h) to a relative gap of `tolerance` (0 =
+ * default: 1e-9 up to 64 groups, 1e-7 up to 400, 1e-6 up to 1,000, 5e-6 above: far below what the
+ * prediction is good for, and seconds at every size). pick [n_groups]. The answer is checked in our
+ * own arithmetic. Errors: OM_E_INFEASIBLE (nothing fits; the caller words it), OM_E_INTERNAL,
+ * OM_E_CANCELLED, OM_E_NOMEM. Deterministic. */
 om_status om_problem_solve(int *pick, om_solution *out, const om_problem *p, double tolerance,
                            const om_env *env, om_error *err) OM_WARN_UNUSED;
 

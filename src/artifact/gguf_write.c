@@ -123,6 +123,7 @@ om_status om_plan_write(double *total_nats, char sha256[65], om_plan *plan,
     OM_TRY(write_header(&file, plan, record, err));
     OM_TRY(write_tensors(&total, plan, q, err));
     if (isfinite(total)) {
+        total += record->routing_nats;
         final.predicted_nats = total;
         OM_TRY(write_header(&file, plan, &final, err));
     }

@@ -131,6 +131,7 @@ static om_gguf_record record_of(const om_allocation *a) {
         .calib_tokens = a->calib_tokens < 0 ? 0 : (uint64_t) a->calib_tokens,
         .budget_bytes = a->budget_bytes,
         .predicted_nats = a->predicted_nats,
+        .routing_nats = a->routing_nats,
         .measured_kld = (double) NAN,
         .measured_kld_stderr = (double) NAN,
     };

@@ -94,6 +94,7 @@ typedef struct om_gguf_record {
     char source_sha256[65], calib_sha256[65], profile_sha256[65], allocation_sha256[65];
     uint64_t seed, calib_tokens;
     int64_t budget_bytes;
+    double routing_nats; /* part of predicted_nats that is not a sum over tensors; not written */
     double predicted_nats, measured_kld, measured_kld_stderr;
 } om_gguf_record;
 
