@@ -205,8 +205,8 @@ void om_section_routing(om_buf *out, const om_report_input *in) {
     om_buf_puts(out, "<div class=\"card\" id=\"routing\">\n<h3>Routing</h3>\n<p class=\"quiet\">");
     om_buf_printf(out,
                   "Of the %d experts (of %d) that a layer with experts uses for a token, how many "
-                  "are those that full precision uses there. A flip is an expert that is not: "
-                  "%d choices a token are made in all.</p>\n",
+                  "are those that full precision uses there. A flip is one that is not; a token "
+                  "makes %d choices in all.</p>\n",
                   r->n_used, r->n_experts, r->n_used * r->n_layers);
     draw(p, 1040, 260, "rw", "wide");
     draw(p, 340, 240, "rn", "narrow");
