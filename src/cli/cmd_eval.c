@@ -78,7 +78,8 @@ const om_command om_cmd_eval = {
     .name = "eval",
     .summary = "judge any GGUF against a reference",
     .details =
-        "Measures KL divergence, perplexity, agreement of the most likely token, speed and memory.",
+        "Measures KL divergence, perplexity, agreement of the most likely token, of a mixture the "
+        "agreement of its choices of experts, speed and memory.",
     .examples =
         "  optimum eval model-opt.gguf -r model-bf16.gguf --text valid.txt -o eval.json\n"
         "  optimum eval -r model-bf16.gguf --text valid.txt --reference-out reference.bin\n",

@@ -26,6 +26,41 @@ static void add_speed(om_buf *b, const om_evaluation *e) {
                   om_format_bytes(memory, (double) e->peak_memory_bytes, false), e->device);
 }
 
+enum { FEW_LAYERS = 12 }; /* shown to everybody; more are for --verbose */
+
+static void add_layers(om_buf *b, const om_routing *r, int first, int n) {
+    for (int l = first; l < first + n && l < r->n_layers; l++) {
+        om_buf_printf(b, "%s%d: %.2f %%", l > first ? ", " : "", r->layer[l],
+                      100.0 * r->layer_agreement[l]);
+    }
+}
+
+static void add_routing(om_buf *b, const om_routing *r) {
+    if (r->n_layers == 0) {
+        return;
+    }
+    const int worst = om_routing_worst(r);
+    om_buf_printf(b,
+                  "routing    %.2f %% of the experts chosen (%d of %d) are the reference's, %.2f "
+                  "flips a token; least in layer %d: %.2f %%\n",
+                  100.0 * r->agreement, r->n_used, r->n_experts, r->flips_per_token,
+                  r->layer[worst], 100.0 * r->layer_agreement[worst]);
+    for (int l = 0; r->n_layers <= FEW_LAYERS && l < r->n_layers; l += 6) {
+        om_buf_puts(b, l == 0 ? "  layers   " : "           ");
+        add_layers(b, r, l, 6);
+        om_buf_puts(b, "\n");
+    }
+}
+
+static void log_routing(const om_routing *r, const om_env *env) {
+    for (int l = 0; r->n_layers > FEW_LAYERS && l < r->n_layers; l += 6) {
+        om_buf b = { 0 };
+        add_layers(&b, r, l, 6);
+        om_log(env, OM_LOG_DEBUG, "routing agreement by layer: %s", b.data != NULL ? b.data : "");
+        om_buf_release(&b);
+    }
+}
+
 static char *describe(const om_evaluation *e) {
     om_buf b = { 0 };
     char size[32];
@@ -35,6 +70,7 @@ static char *describe(const om_evaluation *e) {
     om_buf_printf(&b, "perplexity %.4f ± %.4f, reference %.4f, ratio %.5f\n", e->ppl, e->ppl_stderr,
                   e->ppl_reference, e->ppl_reference > 0.0 ? e->ppl / e->ppl_reference : 0.0);
     om_buf_printf(&b, "same top-1 %.2f %%\n", 100.0 * e->top1_agreement);
+    add_routing(&b, &e->routing);
     om_buf_printf(&b, "size       %s, %.3f bits per weight\n",
                   om_format_bytes(size, (double) e->file_bytes, false), e->bpw);
     add_speed(&b, e);
@@ -168,7 +204,8 @@ om_status om_eval(om_result *out, const om_eval_options *o, const om_env *env, o
                                 .n_ctx = o->n_ctx,
                                 .n_chunks = o->n_chunks,
                                 .n_gpu_layers = o->n_gpu_layers,
-                                .hidden = o->reference_out != NULL };
+                                .hidden = o->reference_out != NULL,
+                                .choices = true };
     OM_TRY(om_reference_open(&ref, &ro, env, err));
     if (o->reference_out != NULL) {
         OM_TRY(store_reference(&ref, &ro, o, env, err));
@@ -177,13 +214,14 @@ om_status om_eval(om_result *out, const om_eval_options *o, const om_env *env, o
         OM_TRY(fill_reference_result(out, ref, o->reference_out, err));
         goto out;
     }
-    const om_judge_options jo = { .score = o->score,
-                                  .n_gpu_layers = o->n_gpu_layers,
-                                  .speed = !o->no_speed };
+    const om_judge_options jo = {
+        .score = o->score, .n_gpu_layers = o->n_gpu_layers, .speed = !o->no_speed, .routing = true
+    };
     OM_TRY(om_judge(&e, ref, o->model, &jo, env, err));
     if (o->out != NULL) {
         OM_TRY(om_evaluation_write(&e, o->out, err));
     }
+    log_routing(&e.routing, env);
     OM_TRY(fill_result(out, &e, err));
 out:
     om_reference_free(ref);

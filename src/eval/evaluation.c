@@ -39,6 +39,22 @@ static om_json *speed_object(const om_evaluation *e) {
     return o;
 }
 
+static om_json *routing_object(const om_routing *r) {
+    om_json *o = om_json_object(), *layers = om_json_array();
+    om_json_set_i64(o, "experts", r->n_experts);
+    om_json_set_i64(o, "used", r->n_used);
+    om_json_set_f64(o, "agreement", r->agreement);
+    om_json_set_f64(o, "flips_per_token", r->flips_per_token);
+    for (int l = 0; l < r->n_layers; l++) {
+        om_json *layer = om_json_object();
+        om_json_set_i64(layer, "layer", r->layer[l]);
+        om_json_set_f64(layer, "agreement", r->layer_agreement[l]);
+        om_json_push(layers, layer);
+    }
+    om_json_set(o, "layers", layers);
+    return o;
+}
+
 om_json *om_evaluation_to_json(const om_evaluation *e) {
     om_json *doc = om_json_new_document(schema);
     om_json *text = om_json_object();
@@ -56,6 +72,9 @@ om_json *om_evaluation_to_json(const om_evaluation *e) {
     om_json_set_f64(doc, "ppl_reference", e->ppl_reference);
     om_json_set(doc, "kld", kld_object(e));
     om_json_set_f64(doc, "top1_agreement", e->top1_agreement);
+    if (e->routing.n_layers > 0) {
+        om_json_set(doc, "routing", routing_object(&e->routing));
+    }
     om_json_set_i64(doc, "file_bytes", e->file_bytes);
     om_json_set_f64(doc, "bpw", e->bpw);
     om_json_set(doc, "speed", speed_object(e));
@@ -127,6 +146,52 @@ out:
     return status;
 }
 
+static om_status get_share(double *out, const om_node *parent, const char *key, om_error *err) {
+    om_status status = OM_OK;
+    OM_TRY(om_node_f64(out, parent, key, err));
+    if (*out < 0.0 || *out > 1.0) {
+        return om_node_fail(err, parent, "%s: expected a number from 0 to 1, found %g", key, *out);
+    }
+out:
+    return status;
+}
+
+static om_status get_layer(om_routing *r, int i, const om_node *layers, om_error *err) {
+    om_status status = OM_OK;
+    om_node layer;
+    OM_TRY(om_node_at(&layer, layers, (size_t) i, err));
+    const int least = i > 0 ? r->layer[i - 1] + 1 : 0;
+    OM_TRY(om_node_int(&r->layer[i], &layer, "layer", least, INT16_MAX, err));
+    OM_TRY(get_share(&r->layer_agreement[i], &layer, "agreement", err));
+out:
+    return status;
+}
+
+static om_status get_routing(om_routing *r, const om_node *root, om_error *err) {
+    om_status status = OM_OK;
+    om_node routing, layers;
+    size_t n;
+    if (!om_node_has(root, "routing")) {
+        return OM_OK;
+    }
+    OM_TRY(om_node_object(&routing, root, "routing", err));
+    OM_TRY(om_node_int(&r->n_experts, &routing, "experts", 1, OM_ROUTING_MAX_EXPERTS, err));
+    OM_TRY(om_node_int(&r->n_used, &routing, "used", 1, r->n_experts, err));
+    OM_TRY(get_share(&r->agreement, &routing, "agreement", err));
+    OM_TRY(get_amount(&r->flips_per_token, &routing, "flips_per_token", err));
+    OM_TRY(om_node_array(&layers, &n, &routing, "layers", err));
+    if (n < 1 || n > OM_ROUTING_MAX_LAYERS) {
+        return om_node_fail(err, &layers, "expected 1 to %d layers, found %zu",
+                            OM_ROUTING_MAX_LAYERS, n);
+    }
+    for (int i = 0; i < (int) n; i++) {
+        OM_TRY(get_layer(r, i, &layers, err));
+    }
+    r->n_layers = (int) n;
+out:
+    return status;
+}
+
 static om_status from_json(om_evaluation **out, const om_json *doc, const char *name,
                            om_error *err) {
     om_status status = OM_OK;
@@ -143,6 +208,7 @@ static om_status from_json(om_evaluation **out, const om_json *doc, const char *
     OM_TRY(om_node_text(e->label, sizeof(e->label), &root, "label", err));
     OM_TRY(om_node_text(e->score, sizeof(e->score), &root, "score", err));
     OM_TRY(get_numbers(e, &root, err));
+    OM_TRY(get_routing(&e->routing, &root, err));
     *out = e;
     e = NULL;
 out:

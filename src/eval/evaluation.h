@@ -3,6 +3,7 @@
 #define OM_EVAL_EVALUATION_H
 
 #include "base/error.h"
+#include "eval/routing.h"
 
 typedef struct om_evaluation {
     char model_path[1024], model_sha256[65], reference_path[1024], reference_sha256[65],
@@ -20,6 +21,7 @@ typedef struct om_evaluation {
     char device[64];
     double prefill_tok_s, decode_tok_s, ttft_s; /* 0 not measured */
     int64_t peak_memory_bytes;
+    om_routing routing; /* no layers: a dense model, or not measured */
 } om_evaluation;
 
 /** Read and check eval.json, or write it atomically. *out owned (om_evaluation_free). Errors:

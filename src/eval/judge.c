@@ -2,7 +2,8 @@
  *
  * Position i of a window predicts token i + 1, so the last position is never computed. Score "all"
  * takes positions 0 .. T-2 (T-1 a window); "second-half" is llama-perplexity's rule, positions T/2
- * .. T-2, where every prediction has at least half a window to look back on.
+ * .. T-2, where every prediction has at least half a window to look back on. Choices of experts are
+ * compared at the same positions.
  */
 #include "eval/judge.h"
 
@@ -11,6 +12,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "eval/choices.h"
 #include "eval/metrics.h"
 #include "eval/runtime.h"
 #include "eval/speed.h"
@@ -39,6 +41,7 @@ typedef struct judging {
     const om_windows *windows;
     om_pool *pool;
     om_tally tally;
+    om_agreement agreement;
     int first; /* scored from this position on */
     int n_vocab;
 } judging;
@@ -77,6 +80,9 @@ static om_status judge_block(judging *j, int window, int pos, int n, om_error *e
         status = om_fail(err, OM_E_INTERNAL, "the model gave no logits");
         goto out;
     }
+    const om_choices ref_choices = om_reference_choices(j->ref);
+    const om_choices choices = om_runtime_choices(j->model);
+    om_agreement_add(&j->agreement, &ref_choices, &choices, first_out, n);
     int64_t bad = 0;
     status = om_tally_rows(&j->tally, &bad, ref_rows, rows, tokens + first_out + 1, n - first_out,
                            j->n_vocab, j->pool, err);
@@ -135,6 +141,7 @@ static void fill(om_evaluation *e, judging *j, const char *score) {
     e->kld_p99 = s.kld_p99;
     e->kld_max = s.kld_max;
     e->top1_agreement = s.top1_agreement;
+    e->routing = om_agreement_summary(&j->agreement);
 }
 
 om_status om_judge_runtime(om_evaluation *out, om_reference *ref, om_runtime *model,
@@ -155,6 +162,11 @@ om_status om_judge_runtime(om_evaluation *out, om_reference *ref, om_runtime *mo
         }
     }
     fill(out, &j, o->score);
+    if (j.agreement.differs) {
+        om_log(env, OM_LOG_WARN,
+               "routing is not compared: the reference has other layers with experts, or another "
+               "number of experts");
+    }
 out:
     om_pool_free(j.pool);
     om_tally_release(&j.tally);
@@ -178,12 +190,20 @@ om_status om_judge(om_evaluation *out, om_reference *ref, const char *model_path
     om_runtime *runtime = NULL;
     om_evaluation e = { 0 };
     const om_windows *w = om_reference_windows(ref);
-    const om_runtime_options run = { .n_gpu_layers = o->n_gpu_layers,
-                                     .n_ctx = w->n_tokens,
-                                     .n_block = om_reference_n_block(ref),
-                                     .f32_kv = o->exact,
-                                     .extra_bufts = !o->exact };
+    om_runtime_options run = { .n_gpu_layers = o->n_gpu_layers,
+                               .n_ctx = w->n_tokens,
+                               .n_block = om_reference_n_block(ref),
+                               .f32_kv = o->exact,
+                               .extra_bufts = !o->exact };
     OM_TRY(om_model_open(&model, model_path, err));
+    run.choices = o->routing && om_choices_has_experts(model);
+    if (run.choices && !om_reference_has_choices(ref)) {
+        run.choices = false;
+        om_log(env, OM_LOG_INFO,
+               "routing is not compared: %s does not hold which experts the reference chose; a "
+               "reference file written anew does",
+               om_reference_path(ref));
+    }
     OM_TRY(describe_file(&e, model, o->no_hash, env, err));
     if (o->speed) {
         om_speed speed;

@@ -15,6 +15,7 @@ typedef struct om_judge_options {
     bool speed;   /* also time prefill and decode and measure memory */
     bool no_hash; /* do not read the model for its SHA-256 (64 zeros then) */
     bool quiet;   /* no progress */
+    bool routing; /* compare the choices of experts too, of a mixture */
 } om_judge_options;
 
 /** Score a GGUF. *out is filled (label stays empty); outs untouched on failure.
@@ -30,7 +31,8 @@ om_status om_judge(om_evaluation *out, om_reference *ref, const char *model_path
 
 struct om_runtime;
 /** The same for a model that is loaded already: fills tokens, perplexities, divergences, top-1, the
- * reference's and the text's fields, and nothing about the file. */
+ * reference's and the text's fields, and nothing about the file. Routing is compared when both
+ * sides were opened with `choices`. */
 om_status om_judge_runtime(om_evaluation *out, om_reference *ref, struct om_runtime *model,
                            const om_judge_options *options, const om_env *env,
                            om_error *err) OM_WARN_UNUSED;

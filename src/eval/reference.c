@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "eval/choices.h"
 #include "eval/head.h"
 #include "eval/refile.h"
 #include "eval/runtime.h"
@@ -28,6 +29,8 @@ struct om_reference {
     om_runtime *runtime; /* GGUF; NULL for a file */
     om_refile file;
     om_head *head;
+    bool has_choices;
+    om_choices choices; /* of the last block */
     /* keep_bytes: logits of whole windows, [T-1, V] each, once complete */
     float **kept;   /* [n_windows]; NULL: nothing is kept */
     int *kept_from; /* [n_windows] first position kept; n_ctx: incomplete */
@@ -47,19 +50,21 @@ static om_status open_gguf(om_reference *ref, const om_reference_options *o, con
     if (o->text == NULL) {
         return om_fail(err, OM_E_ARG, "a GGUF as reference needs a text (--text FILE)");
     }
-    const om_runtime_options run = { .n_gpu_layers = o->n_gpu_layers,
-                                     .n_ctx = n_ctx,
-                                     .n_block = ref->n_block,
-                                     .f32_kv = o->exact,
-                                     .extra_bufts = !o->exact,
-                                     .hidden = o->hidden };
+    om_runtime_options run = { .n_gpu_layers = o->n_gpu_layers,
+                               .n_ctx = n_ctx,
+                               .n_block = ref->n_block,
+                               .f32_kv = o->exact,
+                               .extra_bufts = !o->exact,
+                               .hidden = o->hidden };
     OM_TRY(om_model_open(&model, o->path, err));
+    run.choices = o->choices && o->keep_bytes == 0 && om_choices_has_experts(model);
     unknown_digest(ref->sha256);
     if (!o->no_hash) {
         OM_TRY(om_model_sha256(ref->sha256, model, env, err));
     }
     OM_TRY(om_windows_read(&ref->windows, o->path, &o->text, 1, n_ctx, o->n_chunks, env, err));
     OM_TRY(om_runtime_open(&ref->runtime, o->path, &run, env, err));
+    ref->has_choices = run.choices;
     ref->n_vocab = om_runtime_n_vocab(ref->runtime);
     ref->n_embd = om_runtime_n_embd(ref->runtime);
     ref->vocab_hash = om_runtime_vocab_hash(ref->runtime);
@@ -121,6 +126,7 @@ static om_status open_file(om_reference *ref, const om_reference_options *o, con
     ref->n_vocab = h->n_vocab;
     ref->n_embd = h->n_embd;
     ref->vocab_hash = h->vocab_hash;
+    ref->has_choices = h->n_layers > 0;
     if (ref->n_block > h->n_ctx) {
         ref->n_block = h->n_ctx;
     }
@@ -238,6 +244,14 @@ om_runtime *om_reference_runtime(om_reference *ref) {
     return ref->runtime;
 }
 
+bool om_reference_has_choices(const om_reference *ref) {
+    return ref->has_choices;
+}
+
+om_choices om_reference_choices(const om_reference *ref) {
+    return ref->choices;
+}
+
 static om_status compute_rows(const float **logits, om_reference *ref, int window, int pos, int n,
                               int first_out, om_error *err) {
     om_status status = OM_OK;
@@ -247,9 +261,11 @@ static om_status compute_rows(const float **logits, om_reference *ref, int windo
             ref->windows.tokens + (int64_t) window * ref->windows.n_tokens + pos;
         OM_TRY(om_runtime_decode(ref->runtime, tokens, n, pos, first_out, err));
         *logits = om_runtime_logits(ref->runtime);
+        ref->choices = om_runtime_choices(ref->runtime);
     } else if (first_out < n) {
         const float *hidden = om_refile_hidden(&ref->file, window, pos + first_out);
         OM_TRY(om_head_logits(logits, ref->head, hidden, n - first_out, err));
+        ref->choices = om_refile_choices(&ref->file, window, pos);
     }
     if (*logits == NULL && first_out < n) {
         status = om_fail(err, OM_E_INTERNAL, "the reference gave no logits");
@@ -288,6 +304,7 @@ static void keep_rows(om_reference *ref, const float *logits, int window, int po
 om_status om_reference_rows(const float **logits, om_reference *ref, int window, int pos, int n,
                             int first_out, om_error *err) {
     om_status status = OM_OK;
+    ref->choices = (om_choices){ 0 };
     if (ref->kept != NULL && ref->kept_from[window] <= pos + first_out) {
         *logits = first_out < n
                       ? ref->kept[window] + (size_t) (pos + first_out) * (size_t) ref->n_vocab

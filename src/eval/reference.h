@@ -7,17 +7,19 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "eval/routing.h"
 #include "model/tokens.h"
 
 typedef struct om_reference_options {
-    const char *path;   /* GGUF or reference file */
-    const char *text;   /* NULL: the text that a reference file was written from */
-    int n_ctx;          /* 0: 512, or the reference file's */
-    int n_chunks;       /* 0: all */
-    int n_gpu_layers;   /* as in om_runtime_options */
-    bool exact;         /* as in om_judge_options */
-    bool hidden;        /* GGUF: keep hidden states, for om_reference_write */
-    bool no_hash;       /* do not read a GGUF for its SHA-256 (64 zeros then) */
+    const char *path; /* GGUF or reference file */
+    const char *text; /* NULL: the text that a reference file was written from */
+    int n_ctx;        /* 0: 512, or the reference file's */
+    int n_chunks;     /* 0: all */
+    int n_gpu_layers; /* as in om_runtime_options */
+    bool exact;       /* as in om_judge_options */
+    bool hidden;      /* GGUF: keep hidden states, for om_reference_write */
+    bool choices; /* also tell which experts it chose, when it has experts; needs keep_bytes 0 */
+    bool no_hash; /* do not read a GGUF for its SHA-256 (64 zeros then) */
     int64_t keep_bytes; /* keep logits in memory, at most so many bytes, when the same reference is
                            used again and again; 0: no */
 } om_reference_options;
@@ -54,7 +56,15 @@ struct om_runtime *om_reference_runtime(om_reference *ref);
 om_status om_reference_rows(const float **logits, om_reference *ref, int window, int pos, int n,
                             int first_out, om_error *err) OM_WARN_UNUSED;
 
-/** Run a GGUF reference (opened with `hidden`) over all windows and write the compact file.
+/** Can it tell which experts it chose? */
+bool om_reference_has_choices(const om_reference *ref);
+/** Experts that the reference chose for the block of the last om_reference_rows, from first_out on.
+ * Borrowed, valid until the next call; empty without experts, without `choices`, and for a file
+ * that does not hold them. */
+om_choices om_reference_choices(const om_reference *ref);
+
+/** Run a GGUF reference (opened with `hidden`) over all windows and write the compact file, with
+ * the choices when it was opened with `choices` and has experts.
  *
  *  *refused   true, with OM_OK and no file: logits recomputed from the hidden states differ from
  *             llama.cpp's by more than 1e-3 (an architecture whose head does more than a matrix

@@ -28,8 +28,10 @@ typedef struct writer {
     const om_env *env;
     om_refile_header header;
     const void *weight;
-    float *bias;  /* [V]; NULL: none */
-    float *first; /* [T-1, C] hidden states of the first window */
+    float *bias;       /* [V]; NULL: none */
+    float *first;      /* [T-1, C] hidden states of the first window */
+    int32_t *layers;   /* [L'] with experts; NULL: none */
+    uint16_t *choices; /* [L', T-1, K] of the window at hand */
     om_atomic file;
     double error; /* largest |recomputed - llama.cpp's logit| of the first window */
 } writer;
@@ -134,7 +136,54 @@ out:
     return status;
 }
 
-/* Fills w->first, w->error and the header's scale and soft cap. */
+/* The first window's first block says what there is to keep. */
+static om_status settle_choices(writer *w, const om_choices *c, om_error *err) {
+    om_refile_header *h = &w->header;
+    const size_t n_layers = (size_t) c->n_layers;
+    const size_t n = n_layers * (size_t) (h->n_ctx - 1) * (size_t) c->n_used;
+    w->layers = om_calloc(n_layers, sizeof(*w->layers));
+    w->choices = om_calloc(n, sizeof(*w->choices));
+    if (w->layers == NULL || w->choices == NULL) {
+        return om_fail_nomem(err, n * sizeof(*w->choices));
+    }
+    memcpy(w->layers, c->layers, n_layers * sizeof(*w->layers));
+    h->n_layers = c->n_layers;
+    h->n_experts = c->n_experts;
+    h->n_used = c->n_used;
+    return OM_OK;
+}
+
+/* Copy the choices of the block just computed. Within the first window they can still be given up;
+ * later the header has promised them. */
+static om_status keep_choices(writer *w, int window, int pos, int n, om_error *err) {
+    om_status status = OM_OK;
+    const om_choices c = om_runtime_choices(w->rt);
+    om_refile_header *h = &w->header;
+    if (window == 0 && pos == 0 && c.n_layers > 0) {
+        OM_TRY(settle_choices(w, &c, err));
+    }
+    if (h->n_layers == 0) {
+        return OM_OK;
+    }
+    if (c.n_layers != h->n_layers || c.n_experts != h->n_experts || c.n_used != h->n_used) {
+        if (window > 0) {
+            return om_fail(err, OM_E_INTERNAL,
+                           "the layers with experts are not those of the first window in window %d",
+                           window);
+        }
+        h->n_layers = h->n_experts = h->n_used = 0;
+        return OM_OK;
+    }
+    for (int l = 0; l < c.n_layers; l++) {
+        const int64_t row = (int64_t) l * (h->n_ctx - 1) + pos;
+        memcpy(w->choices + row * c.n_used, c.ids + l * c.layer_stride,
+               (size_t) n * (size_t) c.n_used * sizeof(*w->choices));
+    }
+out:
+    return status;
+}
+
+/* Fills w->first, w->choices, w->error and the header's scale, soft cap and counts of experts. */
 static om_status first_window(writer *w, om_error *err) {
     om_status status = OM_OK;
     om_head *head = NULL;
@@ -156,6 +205,7 @@ static om_status first_window(writer *w, om_error *err) {
         OM_TRY(om_head_logits(&got, head, hidden, n, err));
         w->error = fmax(w->error, largest_difference(got, logits, n * n_vocab));
         memcpy(w->first + pos * n_embd, hidden, (size_t) (n * n_embd) * sizeof(float));
+        OM_TRY(keep_choices(w, 0, pos, n, err));
     }
 out:
     om_head_free(head);
@@ -174,6 +224,7 @@ static om_status add_window(writer *w, int window, om_error *err) {
                 w->windows->tokens + (int64_t) window * w->windows->n_tokens + pos;
             OM_TRY(om_runtime_decode(w->rt, tokens, n, pos, 0, err));
             hidden = om_runtime_hidden(w->rt);
+            OM_TRY(keep_choices(w, window, pos, n, err));
         }
         for (int64_t i = 0; i < n * n_embd; i++) {
             if (!isfinite(hidden[i])) {
@@ -186,6 +237,7 @@ static om_status add_window(writer *w, int window, om_error *err) {
         }
         OM_TRY(om_refile_add(&w->file, &w->header, hidden, n, err));
     }
+    OM_TRY(om_refile_add_choices(&w->file, &w->header, w->choices, err));
 out:
     return status;
 }
@@ -195,8 +247,8 @@ static om_status write_file(writer *w, const char *path, om_error *err) {
     const int n_windows = w->header.n_windows;
     om_log(w->env, OM_LOG_INFO, "reference file: %.1f MB, %d windows",
            (double) om_refile_bytes(&w->header) / 1e6, n_windows);
-    OM_TRY(
-        om_refile_begin(&w->file, &w->header, path, w->windows->tokens, w->bias, w->weight, err));
+    OM_TRY(om_refile_begin(&w->file, &w->header, path, w->windows->tokens, w->layers, w->bias,
+                           w->weight, err));
     for (int i = 0; i < n_windows; i++) {
         OM_TRY(om_check_cancel(w->env, err));
         OM_TRY(add_window(w, i, err));
@@ -247,5 +299,7 @@ out:
     om_model_free(w.model);
     om_free(w.bias);
     om_free(w.first);
+    om_free(w.layers);
+    om_free(w.choices);
     return status;
 }

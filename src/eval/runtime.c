@@ -16,6 +16,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "eval/choices.h"
 #include "model/llama_log.h"
 
 struct om_runtime {
@@ -28,12 +29,17 @@ struct om_runtime {
     int n_vocab, n_embd, n_block;
     int n, first_out; /* of the last decode */
     bool hidden;
+    om_choice_watch *watch; /* NULL: choices are not kept */
     char device[64];
 };
 
 static bool wants_to_stop(void *ud) {
     const om_env *env = ud;
     return env->cancelled != NULL && env->cancelled(env->ud);
+}
+
+static bool see_node(struct ggml_tensor *node, bool ask, void *ud) {
+    return om_choice_watch_see(ud, node, ask);
 }
 
 static bool keep_loading(float progress, void *ud) {
@@ -103,6 +109,10 @@ static om_status make_context(om_runtime *rt, const char *path, const om_runtime
     params.swa_full = false;
     params.abort_callback = wants_to_stop;
     params.abort_callback_data = &rt->env;
+    if (rt->watch != NULL) {
+        params.cb_eval = see_node;
+        params.cb_eval_user_data = rt->watch;
+    }
     if (o->f32_kv) {
         params.type_k = GGML_TYPE_F32;
         params.type_v = GGML_TYPE_F32;
@@ -140,6 +150,9 @@ om_status om_runtime_open(om_runtime **out, const char *path, const om_runtime_o
     rt->env = env != NULL ? *env : (om_env){ 0 };
     rt->n_block = o->n_block > 0 ? o->n_block : (o->n_ctx < 512 ? o->n_ctx : 512);
     rt->hidden = o->hidden;
+    if (o->choices) {
+        OM_TRY(om_choice_watch_new(&rt->watch, rt->n_block, env, err));
+    }
     OM_TRY(load_model(rt, path, o, &log, err));
     OM_TRY(make_context(rt, path, o, &log, err));
     rt->batch = llama_batch_init(rt->n_block, 0, 1);
@@ -168,6 +181,7 @@ void om_runtime_free(om_runtime *rt) {
     llama_free(rt->ctx);
     llama_model_free(rt->model);
     om_llama_log_end(&log);
+    om_choice_watch_free(rt->watch);
     om_free(rt->path);
     om_free(rt);
 }
@@ -223,12 +237,15 @@ om_status om_runtime_decode(om_runtime *rt, const int32_t *tokens, int n, int po
     }
     rt->n = n;
     rt->first_out = first_out;
+    if (rt->watch != NULL) {
+        om_choice_watch_begin(rt->watch, n, first_out);
+    }
     om_llama_log log = { .model = rt->path };
     om_llama_log_begin(&log, &rt->env);
     const int result = llama_decode(rt->ctx, *b);
     om_llama_log_end(&log);
     if (result == 0) {
-        return OM_OK;
+        return rt->watch != NULL ? om_choice_watch_end(rt->watch, err) : OM_OK;
     }
     if (result == 2 || wants_to_stop(&rt->env)) {
         return om_fail(err, OM_E_CANCELLED, "interrupted");
@@ -246,4 +263,8 @@ const float *om_runtime_logits(om_runtime *rt) {
 const float *om_runtime_hidden(om_runtime *rt) {
     return rt->hidden && rt->first_out < rt->n ? llama_get_embeddings_ith(rt->ctx, rt->first_out)
                                                : NULL;
+}
+
+om_choices om_runtime_choices(const om_runtime *rt) {
+    return rt->watch != NULL ? om_choice_watch_get(rt->watch) : (om_choices){ 0 };
 }

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "eval/routing.h"
 
 typedef struct om_runtime_options {
     int n_gpu_layers; /* 0: processor only; negative: all */
@@ -15,6 +16,8 @@ typedef struct om_runtime_options {
     bool f32_kv;      /* exact: KV cache in F32 and plain attention; false: llama.cpp's defaults */
     bool extra_bufts; /* let llama.cpp repack weights, as it does by default */
     bool hidden;      /* also keep the hidden states after the final norm */
+    bool choices;     /* also keep which experts are chosen; costs a stop in each layer, so not for
+                         dense models and not while timing */
 } om_runtime_options;
 
 typedef struct om_runtime om_runtime;
@@ -52,5 +55,8 @@ om_status om_runtime_decode(om_runtime *rt, const int32_t *tokens, int n, int po
  * next decode; they wait for the device. NULL when there are none. */
 const float *om_runtime_logits(om_runtime *rt);
 const float *om_runtime_hidden(om_runtime *rt);
+/** Experts chosen in the last decode, for tokens first_out .. n - 1 at least; borrowed until the
+ * next decode. Empty without `choices`, without logits, and when the graph was not understood. */
+om_choices om_runtime_choices(const om_runtime *rt);
 
 #endif

@@ -32,6 +32,7 @@ static const section sections[] = {
     { "quality_intro", om_section_quality_intro },
     { "chart", om_section_chart },
     { "comparison", om_section_comparison },
+    { "routing", om_section_routing },
     { "decided_intro", om_section_decided_intro },
     { "mix", om_section_mix },
     { "heatmaps", om_section_heatmaps },

@@ -17,6 +17,8 @@ void om_section_tiles(om_buf *out, const om_report_input *in);
 void om_section_quality_intro(om_buf *out, const om_report_input *in);
 void om_section_chart(om_buf *out, const om_report_input *in);
 void om_section_comparison(om_buf *out, const om_report_input *in);
+/** Of mixtures whose evaluation compared routing; else nothing. */
+void om_section_routing(om_buf *out, const om_report_input *in);
 void om_section_predicted(om_buf *out, const om_report_input *in);
 
 /* What was decided, tensor by tensor. */

@@ -102,6 +102,12 @@ static void text_quality(om_buf *out, const om_evaluation *e) {
                   " nats per token: the same most likely token in %.1f %% of places,\n"
                   "            perplexity %.2f (full precision %.2f)\n",
                   100 * e->top1_agreement, e->ppl, e->ppl_reference);
+    if (e->routing.n_layers > 0) {
+        om_buf_printf(out,
+                      "            routing: %.1f %% of the experts are those of full precision, "
+                      "%.2f flips a token\n",
+                      100 * e->routing.agreement, e->routing.flips_per_token);
+    }
 }
 
 static void text_baselines(om_buf *out, const om_evaluation *ours, om_evaluation *const *baselines,
@@ -160,6 +166,10 @@ static om_json *json_evaluation(const om_evaluation *e) {
     om_json_set_f64(o, "kld_mean", e->kld_mean);
     om_json_set_f64(o, "kld_stderr", e->kld_stderr);
     om_json_set_f64(o, "top1_agreement", e->top1_agreement);
+    if (e->routing.n_layers > 0) {
+        om_json_set_f64(o, "routing_agreement", e->routing.agreement);
+        om_json_set_f64(o, "flips_per_token", e->routing.flips_per_token);
+    }
     om_json_set_f64(o, "ppl", e->ppl);
     return o;
 }

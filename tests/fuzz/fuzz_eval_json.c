@@ -16,6 +16,7 @@ static void use(const om_evaluation *e) {
     char *text = doc != NULL ? om_json_dump(doc) : NULL;
     if (text != NULL && (om_evaluation_parse(&again, text, strlen(text), "again", &err) != OM_OK ||
                          again->tokens != e->tokens || again->kld_mean != e->kld_mean ||
+                         memcmp(&again->routing, &e->routing, sizeof(e->routing)) != 0 ||
                          strcmp(again->label, e->label) != 0)) {
         abort();
     }

@@ -1,5 +1,5 @@
-/* Any bytes as a reference file (OMREF): open, and when they pass, compute logits from every
- * window. */
+/* Any bytes as a reference file (OMREF): open, and when they pass, compute logits and compare the
+ * choices of experts with themselves in every window. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -10,6 +10,20 @@
 #include "eval/refile.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* A window against itself agrees, whatever the file says. */
+static void use_choices(const om_refile *f) {
+    const om_refile_header *h = &f->header;
+    om_agreement a = { 0 };
+    for (int w = 0; w < h->n_windows && w < 4; w++) {
+        const om_choices c = om_refile_choices(f, w, 0);
+        om_agreement_add(&a, &c, &c, 0, h->n_ctx - 1);
+    }
+    const om_routing r = om_agreement_summary(&a);
+    if (r.n_layers != h->n_layers || (r.n_layers > 0 && r.agreement != 1.0)) {
+        abort();
+    }
+}
 
 static void use(const om_refile *f) {
     const om_refile_header *h = &f->header;
@@ -40,6 +54,7 @@ static void use(const om_refile *f) {
         abort();
     }
     om_head_free(head);
+    use_choices(f);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
