@@ -42,7 +42,7 @@ om_plan_total om_plan_sum(const om_profile *p, const om_format *const *types) {
         sum.nats += c->nats;
         routing += c->routing;
     }
-    sum.routing_nats = om_routing_nats(om_routing_weight(&p->routing), routing);
+    sum.routing_nats = om_routers_nats(om_routers_weight(&p->routers), routing);
     sum.nats += sum.routing_nats;
     return sum;
 }

@@ -275,7 +275,7 @@ om_status om_problem_build(om_problem *out, const om_profile *profile,
                          .max_active_bytes =
                              options->max_active_bytes > 0 ? options->max_active_bytes : INT64_MAX,
                          .n_tiers = options->n_tiers,
-                         .routing_weight = om_routing_weight(&profile->routing) };
+                         .routing_weight = om_routers_weight(&profile->routers) };
     int *partner = om_calloc((size_t) profile->n_units, sizeof *partner);
     OM_TRY(parse_types(&filter, options->types, err));
     OM_TRY(om_pins_resolve(&pins, profile, options->pins, options->n_pins, err));
@@ -333,7 +333,7 @@ om_choice_sum om_problem_evaluate(const om_problem *p, const int *pick) {
         sum.routing += o->routing;
         used |= (uint64_t) 1 << o->format;
     }
-    sum.nats += om_routing_nats(p->routing_weight, sum.routing);
+    sum.nats += om_routers_nats(p->routing_weight, sum.routing);
     sum.n_types = count_bits(used);
     return sum;
 }

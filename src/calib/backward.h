@@ -22,7 +22,7 @@ om_status om_backward(om_tape *tape, float *logits_grad, om_fisher *fisher, floa
  *  seed, first  stream of signs: those of token t at route i are number first + i · T + t
  *
  *  The tape stays whole: om_backward can follow. Cost: one backward pass.
- *  Source: docs/method.md eq. 14 (Hutchinson's estimate: signs make the cross terms vanish). */
+ *  Source: docs/method.md eq. 15 (Hutchinson's estimate: signs make the cross terms vanish). */
 om_status om_backward_margins(om_tape *tape, const double *weight, int n_routers, om_fisher *fisher,
                               uint64_t seed, uint64_t first, om_error *err) OM_WARN_UNUSED;
 

@@ -1,4 +1,4 @@
-/* Choices of two models -> agreement per layer (docs/method.md eq. 14). */
+/* Choices of two models -> agreement per layer (docs/method.md eq. 16). */
 #include "eval/routing.h"
 
 #include <string.h>

@@ -22,7 +22,7 @@ typedef struct om_choices {
 typedef struct om_routing {
     int n_layers; /* 0: a dense model, or not known */
     int n_experts, n_used;
-    double agreement; /* mean over layers; docs/method.md eq. 14 */
+    double agreement; /* mean over layers; docs/method.md eq. 16 */
     double flips_per_token;
     int layer[OM_ROUTING_MAX_LAYERS];              /* [n_layers] number of the layer, ascending */
     double layer_agreement[OM_ROUTING_MAX_LAYERS]; /* [n_layers] 0..1 */

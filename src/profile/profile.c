@@ -384,13 +384,13 @@ static om_status read_routing(om_profile *p, const om_node *root, om_error *err)
     if (n > MAX_LAYERS) {
         OM_TRY(om_node_fail(err, &routers, "%zu routers, expected at most %d", n, MAX_LAYERS));
     }
-    p->routing.routers = om_calloc(n + 1, sizeof *p->routing.routers);
-    if (p->routing.routers == NULL) {
-        OM_TRY(om_fail_nomem(err, n * sizeof *p->routing.routers));
+    p->routers.items = om_calloc(n + 1, sizeof *p->routers.items);
+    if (p->routers.items == NULL) {
+        OM_TRY(om_fail_nomem(err, n * sizeof *p->routers.items));
     }
-    p->routing.n = (int) n;
+    p->routers.n = (int) n;
     for (size_t i = 0; i < n; i++) {
-        om_router *r = &p->routing.routers[i];
+        om_router *r = &p->routers.items[i];
         OM_TRY(om_node_at(&item, &routers, i, err));
         OM_TRY(read_optional(&r->density, &item, "density", err));
         OM_TRY(read_optional(&r->nats_per_swap, &item, "nats_per_swap", err));
@@ -527,7 +527,7 @@ void om_profile_free(om_profile *p) {
         om_free(p->units[i].expert.router_weight);
         om_free(p->units[i].expert.windows);
     }
-    om_routing_release(&p->routing);
+    om_routers_release(&p->routers);
     om_free(p->units);
     om_free(p->fixed);
     om_free(p->calib_sha256);
@@ -535,20 +535,20 @@ void om_profile_free(om_profile *p) {
     om_free(p);
 }
 
-void om_routing_release(om_routing *r) {
-    om_free(r->routers);
-    *r = (om_routing){ 0 };
+void om_routers_release(om_routers *r) {
+    om_free(r->items);
+    *r = (om_routers){ 0 };
 }
 
-double om_routing_weight(const om_routing *r) {
+double om_routers_weight(const om_routers *r) {
     double sum = 0;
     for (int i = 0; i < r->n; i++) {
-        sum += r->routers[i].weight;
+        sum += r->items[i].weight;
     }
     return sum;
 }
 
-double om_routing_nats(double weight, double routing) {
+double om_routers_nats(double weight, double routing) {
     return weight > 0 && routing > 0 ? sqrt(weight * routing) : 0;
 }
 
@@ -701,13 +701,13 @@ static om_json *unit_json(const om_unit *u) {
     return tensor;
 }
 
-static om_json *routing_json(const om_routing *r) {
+static om_json *routing_json(const om_routers *r) {
     om_json *routing = om_json_object(), *routers = om_json_array();
     for (int i = 0; i < r->n; i++) {
         om_json *router = om_json_object();
-        om_json_set_f64(router, "density", r->routers[i].density);
-        om_json_set_f64(router, "nats_per_swap", r->routers[i].nats_per_swap);
-        om_json_set_f64(router, "weight", r->routers[i].weight);
+        om_json_set_f64(router, "density", r->items[i].density);
+        om_json_set_f64(router, "nats_per_swap", r->items[i].nats_per_swap);
+        om_json_set_f64(router, "weight", r->items[i].weight);
         om_json_push(routers, router);
     }
     om_json_set(routing, "routers", routers);
@@ -727,8 +727,8 @@ static om_json *profile_json(const om_profile *p) {
         om_json_set_str(stats, "sha256", p->stats_sha256);
         om_json_set(doc, "stats", stats);
     }
-    if (p->routing.n > 0) {
-        om_json_set(doc, "routing", routing_json(&p->routing));
+    if (p->routers.n > 0) {
+        om_json_set(doc, "routing", routing_json(&p->routers));
     }
     om_json *tensors = om_json_array();
     for (int i = 0; i < p->n_units; i++) {

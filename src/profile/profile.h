@@ -45,10 +45,10 @@ typedef struct om_router {
     double weight;        /* nats for margins that move by one (standard deviation) */
 } om_router;
 
-typedef struct om_routing {
-    om_router *routers; /* [n] */
-    int n;              /* 0: a dense model, or not measured */
-} om_routing;
+typedef struct om_routers {
+    om_router *items; /* [n] */
+    int n;            /* 0: a dense model, or not measured */
+} om_routers;
 
 typedef struct om_fixed {
     char name[64];
@@ -71,7 +71,7 @@ typedef struct om_profile {
     om_memory memory;
     char method[16];                         /* "fisher" or "measured" */
     char stats_path[1024], stats_sha256[65]; /* "" when there are none */
-    om_routing routing;
+    om_routers routers;
     om_unit *units; /* file order */
     int n_units;
     /* What the presets of llama-quantize ask about the model, of layer 0; n_head 0: unknown, then
@@ -95,11 +95,11 @@ om_status om_profile_write(const om_profile *profile, const char *path,
 void om_profile_free(om_profile *profile);
 
 /** Sum of the routers' weights. */
-double om_routing_weight(const om_routing *r);
-void om_routing_release(om_routing *r); /* accepts a zeroed struct */
+double om_routers_weight(const om_routers *r);
+void om_routers_release(om_routers *r); /* accepts a zeroed struct */
 /** What changed choices of experts cost when the margins' weighted variance is `routing`, nats
  * (docs/method.md eq. 15): sqrt(weight · routing). */
-double om_routing_nats(double weight, double routing);
+double om_routers_nats(double weight, double routing);
 
 /** NULL when the unit has no such candidate. */
 const om_choice *om_unit_choice(const om_unit *unit, const om_format *format);

@@ -21,7 +21,7 @@
 #include "profile/measured.h"
 #include "profile/profile.h"
 #include "profile/qerror.h"
-#include "profile/routing.h"
+#include "profile/routers.h"
 #include "profile/stats_make.h"
 #include "profile/windows.h"
 
@@ -133,7 +133,7 @@ static void note_expert(om_tensor_stats *stats, const om_unit *u, int e, const d
     for (int i = 0; i < u->n_choices; i++) {
         stats->nats[e * u->n_choices + i] = (float) nats[i];
         stats->routing[e * u->n_choices + i] =
-            (float) (sqrt(share) * om_routing_nats(u->reach, routing[i]));
+            (float) (sqrt(share) * om_routers_nats(u->reach, routing[i]));
     }
 }
 
@@ -427,16 +427,16 @@ static om_status run_pass(job *j, om_error *err) {
     double *weight = NULL;
     if (om_cover_experts(j->model) > 0) {
         OM_TRY(om_pass_check(j->fisher, &j->windows, &pass, j->env, err));
-        OM_TRY(om_routing_measure(&j->p->routing, o->model, &j->windows, o->seed, j->env, err));
-        pass.n_routers = j->p->routing.n;
+        OM_TRY(om_routers_measure(&j->p->routers, o->model, &j->windows, o->seed, j->env, err));
+        pass.n_routers = j->p->routers.n;
         weight = om_calloc((size_t) pass.n_routers + 1, sizeof *weight);
         if (!weight) {
             OM_TRY(om_fail_nomem(err, (size_t) pass.n_routers * sizeof *weight));
         }
         for (int i = 0; i < pass.n_routers; i++) {
-            weight[i] = j->p->routing.routers[i].weight;
+            weight[i] = j->p->routers.items[i].weight;
         }
-        pass.router_weight = om_routing_weight(&j->p->routing) > 0 ? weight : NULL;
+        pass.router_weight = om_routers_weight(&j->p->routers) > 0 ? weight : NULL;
     }
     OM_TRY(om_pass_run(j->fisher, &j->cost, &j->windows, &pass, j->env, err));
 out:

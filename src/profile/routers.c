@@ -3,7 +3,7 @@
  * neighbours, because what a swap costs differs little between them and a pass over one group shows
  * hundreds of swaps. How many choices a perturbation changes follows from the density of margins
  * near zero (docs/method.md eq. 14). */
-#include "profile/routing.h"
+#include "profile/routers.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -144,17 +144,17 @@ out:
     return status;
 }
 
-static om_status conclude(om_routing *out, lab *l, int n_windows, om_error *err) {
+static om_status conclude(om_routers *out, lab *l, int n_windows, om_error *err) {
     /* E[max(0, Z)] of a standard normal: a margin m at density d near zero changes sides with
      * probability Φ(−m/σ), which integrates to d σ times this. */
     const double half_normal = 0.39894228040143268;
-    out->routers = om_calloc((size_t) l->n_routers + 1, sizeof *out->routers);
-    if (!out->routers) {
-        return om_fail_nomem(err, (size_t) l->n_routers * sizeof *out->routers);
+    out->items = om_calloc((size_t) l->n_routers + 1, sizeof *out->items);
+    if (!out->items) {
+        return om_fail_nomem(err, (size_t) l->n_routers * sizeof *out->items);
     }
     out->n = l->n_routers;
     for (int r = 0; r < l->n_routers; r++) {
-        om_router *router = &out->routers[r];
+        om_router *router = &out->items[r];
         const int64_t n = (int64_t) n_windows * l->n_tokens;
         const double q = quantile(l->margins + r * n, n, density_quantile, l->sorted);
         const int g = group_of(l, r);
@@ -165,11 +165,11 @@ static om_status conclude(om_routing *out, lab *l, int n_windows, om_error *err)
     return OM_OK;
 }
 
-om_status om_routing_measure(om_routing *out, const char *model_path, const om_windows *w,
+om_status om_routers_measure(om_routers *out, const char *model_path, const om_windows *w,
                              uint64_t seed, const om_env *env, om_error *err) {
     om_status status = OM_OK;
     lab l = { .n_tokens = w->n_tokens };
-    const int n = w->n_windows < OM_ROUTING_WINDOWS ? w->n_windows : OM_ROUTING_WINDOWS;
+    const int n = w->n_windows < OM_ROUTERS_WINDOWS ? w->n_windows : OM_ROUTERS_WINDOWS;
     l.pool = om_pool_new(om_n_threads(env));
     OM_TRY(om_compute_new(&l.compute, om_n_threads(env), err));
     OM_TRY(om_reroute_open(&l.model, model_path, w->n_tokens, l.compute, env, err));
