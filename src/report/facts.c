@@ -67,6 +67,24 @@ static void facts_allocation(om_buf *out, const om_allocation *a) {
         om_put_count(out, a->bytes);
     }
     close_fact(out);
+    if (a->active_bytes > 0) {
+        open_fact(out, "Read per token");
+        om_put_count(out, a->active_bytes);
+        om_buf_puts(out, " bytes of weights");
+        if (a->max_active_bytes > 0) {
+            om_buf_puts(out, ", limit ");
+            om_put_count(out, a->max_active_bytes);
+        }
+        close_fact(out);
+    }
+    if (a->routing_nats > 0) {
+        open_fact(out, "Changed choices of experts");
+        om_put_nats(out, a->routing_nats);
+        om_buf_puts(out, " of the predicted ");
+        om_put_nats(out, a->predicted_nats);
+        om_buf_puts(out, " nats");
+        close_fact(out);
+    }
     open_fact(out, "Solver");
     om_html_text(out, a->solver.status[0] ? a->solver.status : "none");
     om_buf_printf(out, ", gap %.2g, %.2f s; plan ", a->solver.gap, a->solver.seconds);

@@ -198,10 +198,13 @@ static void predicted_notes(om_buf *out, const om_report_input *in) {
     }
     for (int i = 0; i < in->profile->n_units; i++) {
         if (in->profile->units[i].experts > 1) {
-            om_buf_puts(out, "<li>A mixture of experts: a changed router input can flip the choice "
-                             "of experts, which no gradient sees. A GGUF stores all experts of a "
-                             "layer in one type; what differs between experts shapes the rounding "
-                             "only.</li>");
+            om_buf_puts(out, "<li>A mixture of experts: a changed router input can change the "
+                             "choice of experts, which no gradient of the output sees. ");
+            om_buf_puts(out, in->allocation->routing_nats > 0
+                                 ? "The prediction includes what that costs. "
+                                 : "This prediction leaves that out. ");
+            om_buf_puts(out, "A GGUF stores all experts of a layer in one type; what differs "
+                             "between experts shapes the rounding only.</li>");
             break;
         }
     }
