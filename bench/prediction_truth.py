@@ -3,7 +3,7 @@
 
     prediction_truth.py MODEL.gguf STATS.gguf TOKENS.bin OUT.json --ggml LIBGGML_BASE.so
                         [--types q3_K,q4_K] [--window 512] [--windows 96] [--device cuda] [--batch 16] [--seconds 540]
-                        [--every N] [--only REGEX] [--experts N] [--freeze]
+                        [--every N] [--only REGEX] [--pairs NAME=TYPE,…] [--experts N] [--freeze]
 
 PyTorch runs a plain F32 decoder (llama, qwen3 and qwen3moe graphs; needs torch, gguf, numpy). Each tensor is quantized by
 ggml's own function with the importance of STATS.gguf, dequantized to F32 and put back, everything else stays F32; the
@@ -159,6 +159,15 @@ class Decoder:
         return self.norm(x, "output_norm.weight") @ head.T
 
 
+def importance_of(stats, name, shape):
+    """What `quantize` rounds a tensor [rows, n] or [experts, rows, n] with: [n] or [experts, n] f32, None without counts."""
+    sums, count = stats.get(name + ".in_sum2"), stats.get(name + ".counts")
+    if sums is None or float(count.ravel()[0]) <= 0:
+        return None
+    mean = sums.reshape(-1, shape[-1]) / count.reshape(-1, 1)
+    return np.ascontiguousarray(mean if len(shape) == 3 else mean[0], dtype=np.float32)
+
+
 def layer_of(name):
     return int(name.split(".")[1]) if name.startswith("blk.") else (10**9 if name == "output.weight" else -1)
 
@@ -177,6 +186,7 @@ def main():
     p.add_argument("--seconds", type=float, default=1e9)
     p.add_argument("--every", type=int, default=1, help="only each n-th tensor")
     p.add_argument("--only", default="", help="only tensors whose name this regular expression finds")
+    p.add_argument("--pairs", default="", help="only these, instead of --types: NAME=TYPE,NAME=TYPE")
     p.add_argument("--experts", type=int, default=0, help="one expert at a time, each n-th")
     p.add_argument("--freeze", action="store_true", help="tokens keep the experts of the unchanged model")
     args = p.parse_args()
@@ -231,25 +241,23 @@ def main():
                 total += torch.log1p((prob * torch.expm1(u)).sum(-1)).double().sum().item()
         return total / tokens.numel(), routing
 
-    def importance_of(name, shape):
-        sums, count = stats.get(name + ".in_sum2"), stats.get(name + ".counts")
-        if sums is None or float(count.ravel()[0]) <= 0:
-            return None
-        mean = sums.reshape(-1, shape[-1]) / count.reshape(-1, 1)
-        return np.ascontiguousarray(mean if len(shape) == 3 else mean[0], dtype=np.float32)
-
     def note(key, kind, name):
         done.setdefault(key, {})[kind], routing = divergence(name)
         if model.used:
             done[key].setdefault("routing", {})[kind] = routing
 
+    pairs = [pair.split("=") for pair in args.pairs.split(",") if pair]
+    types = {}  # tensor -> types to try
+    for name, kind in pairs:
+        types.setdefault(name, []).append(kind)
     names = [t for t in model.w if model.w[t].dim() >= 2 and t + ".fisher_rows" in stats and re.search(args.only, t)]
     names = [t for t in names if not args.experts or model.w[t].dim() == 3][:: args.every]
+    names = [t for t in names if t in types] if pairs else names
     for k, name in enumerate(names):
         saved = model.w[name]
         host = saved.cpu().numpy()
-        importance = importance_of(name, host.shape)
-        for kind in args.types.split(","):
+        importance = importance_of(stats, name, host.shape)
+        for kind in types.get(name, args.types.split(",")):
             keys = [f"{name}#{e}" for e in range(0, len(host), args.experts)] if args.experts else [name]
             keys = [key for key in keys if kind not in done.get(key, {})]
             if host.shape[-1] % BLOCKS[kind] or not keys or time.time() - start > args.seconds:
