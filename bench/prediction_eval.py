@@ -7,7 +7,7 @@ in an F32 copy of the model, which `optimum eval` judges against the F32 model; 
                        [--perplexity LLAMA_PERPLEXITY] [--floor 0.01] [--truth TRUTH.json] [--out OUT.json]
 
 NAME=TYPE: blk.0.ffn_down.weight=q4_K. Rounding uses ggml's own function and the importance of --stats (default: beside the
-profile), as prediction_truth.py does. `optimum eval` takes the first --chunks windows of 512 tokens of TEXT, PyTorch the
+profile), as prediction_truth.py does. `optimum eval --exact` takes the first --chunks windows of 512 tokens of TEXT, PyTorch the
 tokens that eval's reference file names, without the last of each window, which predicts nothing: the same positions.
 --perplexity: llama-perplexity judges the pairs above --floor nats as well; it scores the second half of each window, so it
 is compared with `optimum eval --score second-half`. --truth: a column more, what prediction_truth.py found on other windows.
@@ -53,13 +53,14 @@ class Judges:
 
     def __init__(self, args, folder):
         self.args, self.threads = args, str(args.threads)
-        self.f32, self.changed, self.reference, self.base, self.tokens, self.torch = (
+        self.f32, self.changed, self.reference, self.exact, self.base, self.tokens, self.torch = (
             os.path.join(folder, name)
-            for name in ("f32.gguf", "changed.gguf", "reference.omref", "base.kld", "tokens.bin", "torch.json")
+            for name in ("f32.gguf", "changed.gguf", "reference.omref", "exact.omref", "base.kld", "tokens.bin", "torch.json")
         )
         run(sys.executable, os.path.join(ROOT, "tests", "grad", "to_f32.py"), args.model, self.f32)
         shutil.copyfile(self.f32, self.changed)
         self.optimum("--reference", self.f32, "--reference-out", self.reference)
+        self.optimum("--reference", self.f32, "--reference-out", self.exact, "--exact")
         tokens = reference_tokens(self.reference)
         tokens[:, :-1].tofile(self.tokens)
         self.window = tokens.shape[1] - 1
@@ -68,8 +69,12 @@ class Judges:
         return json.loads(run(self.args.optimum, "eval", *options, "--text", self.args.text, "--chunks", str(self.args.chunks),
                               "--threads", self.threads, "--no-speed", "--quiet", "--json"))
 
-    def eval(self, score):
-        return self.optimum(self.changed, "--reference", self.reference, "--score", score)["kld"]["mean"]
+    def eval_exact(self):
+        return self.optimum(self.changed, "--reference", self.exact, "--exact")["kld"]["mean"]
+
+    def eval_half(self):
+        """As llama-perplexity: its positions, and llama.cpp's defaults."""
+        return self.optimum(self.changed, "--reference", self.reference, "--score", "second-half")["kld"]["mean"]
 
     def perplexity(self):
         command = [self.args.perplexity, "-f", self.args.text, "-c", "512", "--chunks", str(self.args.chunks), "-t",
@@ -97,9 +102,9 @@ def measure(judges, pairs, stats_path):
         start = time.time()
         weights = np.ascontiguousarray(source[name])
         target[name][...] = quantizer.round_trip(weights, kind, importance_of(stats, name, weights.shape))
-        row = {"tensor": name, "type": kind, "eval": judges.eval("all")}
+        row = {"tensor": name, "type": kind, "eval": judges.eval_exact()}
         if args.perplexity and row["eval"] > args.floor:
-            row |= {"eval_half": judges.eval("second-half"), "perplexity": judges.perplexity()}
+            row |= {"eval_half": judges.eval_half(), "perplexity": judges.perplexity()}
         target[name][...] = weights
         rows.append(row)
         print(f"{name} {kind} {time.time() - start:.0f} s", file=sys.stderr, flush=True)

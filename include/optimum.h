@@ -214,6 +214,7 @@ typedef struct om_eval_options {
     int n_chunks;      /* 0 = all of the text */
     int n_gpu_layers;
     bool no_speed; /* skip the timing of prefill and decode */
+    bool exact; /* F32 KV cache, plain attention: for F32 files, the effect of the weights alone */
 } om_eval_options;
 om_status om_eval(om_result *out, const om_eval_options *options, const om_env *env,
                   om_error *err) OM_WARN_UNUSED;

@@ -63,6 +63,12 @@ static const om_opt options[] = {
       .kind = OM_OPT_FLAG,
       .offset = offsetof(args, o.no_speed),
       .help = "do not time prefill and decode" },
+    { .name = "exact",
+      .kind = OM_OPT_FLAG,
+      .offset = offsetof(args, o.exact),
+      .help =
+          "compute as precisely as llama.cpp can (F32 cache, plain attention): what the weights "
+          "of an F32 file do, without what the runtime rounds" },
 };
 
 static om_status run(om_result *out, void *p, const om_env *env, om_error *err) {

@@ -204,6 +204,7 @@ om_status om_eval(om_result *out, const om_eval_options *o, const om_env *env, o
                                 .n_ctx = o->n_ctx,
                                 .n_chunks = o->n_chunks,
                                 .n_gpu_layers = o->n_gpu_layers,
+                                .exact = o->exact,
                                 .hidden = o->reference_out != NULL,
                                 .choices = true };
     OM_TRY(om_reference_open(&ref, &ro, env, err));
@@ -214,9 +215,11 @@ om_status om_eval(om_result *out, const om_eval_options *o, const om_env *env, o
         OM_TRY(fill_reference_result(out, ref, o->reference_out, err));
         goto out;
     }
-    const om_judge_options jo = {
-        .score = o->score, .n_gpu_layers = o->n_gpu_layers, .speed = !o->no_speed, .routing = true
-    };
+    const om_judge_options jo = { .score = o->score,
+                                  .n_gpu_layers = o->n_gpu_layers,
+                                  .exact = o->exact,
+                                  .speed = !o->no_speed,
+                                  .routing = true };
     OM_TRY(om_judge(&e, ref, o->model, &jo, env, err));
     if (o->out != NULL) {
         OM_TRY(om_evaluation_write(&e, o->out, err));
