@@ -159,10 +159,10 @@ static void fill_margins(const om_reroute *r, const sorting *s) {
     for (int t = 0; t < r->n_tokens; t++) {
         om_margin m;
         double *out = &r->margins[(int64_t) s->router * r->n_tokens + t];
-        *out =
-            om_margin_of_best(&m, s->scores + t * s->n_experts, s->n_experts, s->n_used, s->logarithm)
-                ? m.value
-                : (double) NAN;
+        *out = om_margin_of_best(&m, s->scores + t * s->n_experts, s->n_experts, s->n_used,
+                                 s->logarithm)
+                   ? m.value
+                   : (double) NAN;
     }
 }
 

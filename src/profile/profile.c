@@ -224,8 +224,8 @@ static om_status read_positive(double *out, const om_node *parent, const char *k
     om_status status = OM_OK;
     OM_TRY(om_node_f64(out, parent, key, err));
     if (!(*out >= 0.0) || *out > 1e12) {
-        OM_TRY(om_node_fail(err, parent, "%s: expected a number from 0 to 1e12, found %g", key,
-                            *out));
+        OM_TRY(
+            om_node_fail(err, parent, "%s: expected a number from 0 to 1e12, found %g", key, *out));
     }
 out:
     return status;

@@ -96,10 +96,9 @@ static bench *open_bench(const om_tiny_options *o, int n_threads) {
     b->tape.compute = b->compute;
     b->tape.weight_of = weight_of;
     b->tape.ud = b->fisher;
-    om_forward_setup setup = { .model_path = b->path,
-                               .n_tokens = T,
-                               .callback = om_tape_callback,
-                               .ud = &b->tape };
+    om_forward_setup setup = {
+        .model_path = b->path, .n_tokens = T, .callback = om_tape_callback, .ud = &b->tape
+    };
     must(om_forward_open(&b->recorded, &setup, b->compute, NULL, &err), &err);
     return b;
 }

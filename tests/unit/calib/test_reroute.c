@@ -29,12 +29,10 @@ typedef struct kind {
 } kind;
 
 static const kind kinds[] = {
-    { "qwen3moe", 0, 0, true },
-    { "llama", 0, 0, true }, /* Mixtral */
-    { "olmoe", 0, 0, true },
-    { "gpt-oss", 0, 0, false }, /* chooses by logits */
-    { "dots1", 0, 1, false },   /* sigmoid and a bias on the choice */
-    { "dots1", 4, 1, false },   /* the same among the experts of two of four groups */
+    { "qwen3moe", 0, 0, true }, { "llama", 0, 0, true },    /* Mixtral */
+    { "olmoe", 0, 0, true },    { "gpt-oss", 0, 0, false }, /* chooses by logits */
+    { "dots1", 0, 1, false },                               /* sigmoid and a bias on the choice */
+    { "dots1", 4, 1, false }, /* the same among the experts of two of four groups */
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
@@ -335,10 +333,8 @@ static void test_dense(void **state) {
 int main(void) {
     printf("seed %d\n", SEED);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_margins),
-        cmocka_unit_test(test_no_swap),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_swap),
+        cmocka_unit_test(test_margins), cmocka_unit_test(test_no_swap),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_swap),
         cmocka_unit_test(test_dense),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -42,11 +42,10 @@ static int set_up(void **state) {
     dir = om_tmpdir_new();
     om_tmpdir_write(dir, "text.txt", text, sizeof text);
     /* No row is a multiple of 256 long: fewer types to try. */
-    om_tiny_model_write_with(path("model.gguf"), &(om_tiny_options){ .arch = "qwen3moe",
-                                                                     .n_layer = LAYERS,
-                                                                     .n_embd = 96,
-                                                                     .n_ff = 64,
-                                                                     .n_vocab = 288 });
+    om_tiny_model_write_with(
+        path("model.gguf"),
+        &(om_tiny_options){
+            .arch = "qwen3moe", .n_layer = LAYERS, .n_embd = 96, .n_ff = 64, .n_vocab = 288 });
     return 0;
 }
 
@@ -149,8 +148,8 @@ static char *replaced(const char *from, const char *to) {
 
 static void test_json_absent(void **state) {
     (void) state;
-    om_profile *p = parse_ok(replaced("\"routing\":{\"routers\":[{\"density\"",
-                                      "\"other\":{\"x\":[{\"density\""));
+    om_profile *p = parse_ok(
+        replaced("\"routing\":{\"routers\":[{\"density\"", "\"other\":{\"x\":[{\"density\""));
     assert_int_equal(p->routing.n, 0);
     assert_close(om_routing_weight(&p->routing), 0, 0, 0);
     om_profile_free(p);
@@ -276,20 +275,15 @@ static void write_foreign(const char *to, bool with_nats, int n0, int n1, float 
     const struct {
         const char *suffix;
         int n0, n1;
-    } parts[] = { { "in_sum2", 4, 3 },
-                  { "counts", 1, 3 },
-                  { "fisher_rows", 6, 3 },
-                  { "fisher_cols", 4, 3 },
-                  { "expert_routing", n0, n1 },
-                  { "expert_nats", 2, 3 } };
+    } parts[] = { { "in_sum2", 4, 3 },     { "counts", 1, 3 },           { "fisher_rows", 6, 3 },
+                  { "fisher_cols", 4, 3 }, { "expert_routing", n0, n1 }, { "expert_nats", 2, 3 } };
     gguf_set_val_str(gguf, "general.type", "imatrix");
     gguf_set_val_u32(gguf, "imatrix.chunk_count", 1);
     gguf_set_val_u32(gguf, "imatrix.chunk_size", 1);
     gguf_set_val_f64(gguf, "optimum.stats.total.blk.0.ffn_up_exps.weight", 18);
     gguf_set_val_str(gguf, "optimum.stats.types.blk.0.ffn_up_exps.weight", "q4_0,q8_0");
     for (int i = 0; i < (with_nats ? 6 : 5); i++) {
-        struct ggml_tensor *t =
-            ggml_new_tensor_2d(ctx, GGML_TYPE_F32, parts[i].n0, parts[i].n1);
+        struct ggml_tensor *t = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, parts[i].n0, parts[i].n1);
         ggml_format_name(t, "blk.0.ffn_up_exps.weight.%s", parts[i].suffix);
         for (int64_t k = 0; k < ggml_nelements(t); k++) {
             ((float *) t->data)[k] = i == 4 ? value : 1;
@@ -411,8 +405,7 @@ typedef struct stopper {
     bool now;
 } stopper;
 
-static void see_progress(void *ud, const char *stage, double done, double total,
-                         const char *unit) {
+static void see_progress(void *ud, const char *stage, double done, double total, const char *unit) {
     stopper *s = ud;
     (void) total, (void) unit;
     s->now = s->now || (strcmp(stage, s->stage) == 0 && done >= s->at);
@@ -501,16 +494,11 @@ static void test_measure(void **state) {
 int main(void) {
     printf("seed %d\n", SEED);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_json_round_trip),
-        cmocka_unit_test(test_json_absent),
-        cmocka_unit_test(test_json_damaged),
-        cmocka_unit_test(test_nats),
-        cmocka_unit_test(test_stats_round_trip),
-        cmocka_unit_test(test_stats_damaged),
-        cmocka_unit_test(test_measure),
-        cmocka_unit_test(test_profile),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_after_interruption),
+        cmocka_unit_test(test_json_round_trip),  cmocka_unit_test(test_json_absent),
+        cmocka_unit_test(test_json_damaged),     cmocka_unit_test(test_nats),
+        cmocka_unit_test(test_stats_round_trip), cmocka_unit_test(test_stats_damaged),
+        cmocka_unit_test(test_measure),          cmocka_unit_test(test_profile),
+        cmocka_unit_test(test_threads),          cmocka_unit_test(test_after_interruption),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
