@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "assert_close.h"
+#include "base/mem.h"
 #include "base/rng.h"
 #include "calib/backward.h"
 #include "calib/forward.h"
@@ -434,6 +435,34 @@ static void test_signs(void **state) {
     close_bench(b);
 }
 
+/* Every allocation failing in turn: nothing is left behind, and the tape can be walked again. */
+static void test_out_of_memory(void **state) {
+    (void) state;
+    const om_tiny_options o = options("qwen3moe");
+    bench *b = open_bench(&o, 1);
+    om_status status = OM_E_NOMEM;
+    int failed = 0;
+    (void) record(b);
+    for (long n = 1; n < 2000 && status != OM_OK; n++) {
+        om_error err = { 0 };
+        om_mem_fail_at(n);
+        status = om_backward_margins(&b->tape, weights, LAYERS, b->fisher, SEED, 0, &err);
+        om_mem_fail_at(0);
+        assert_true(status == OM_OK || status == OM_E_NOMEM);
+        assert_false(b->fisher->margins);
+        failed += status != OM_OK;
+        for (int i = 0; i < b->tape.n_roots; i++) {
+            assert_null(b->tape.roots[i].grad);
+        }
+        for (int i = 0; i < b->fisher->n_weights; i++) {
+            assert_int_equal(b->fisher->weights[i].n_uses, 0);
+        }
+    }
+    assert_int_equal(status, OM_OK);
+    assert_true(failed > 10);
+    close_bench(b);
+}
+
 static void test_threads(void **state) {
     (void) state;
     const om_tiny_options o = options("qwen3moe");
@@ -481,6 +510,7 @@ int main(void) {
         cmocka_unit_test(test_routers_of_no_interest),
         cmocka_unit_test(test_tape_stays),
         cmocka_unit_test(test_signs),
+        cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_dense),
     };

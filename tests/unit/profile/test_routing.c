@@ -491,14 +491,42 @@ static void test_measure(void **state) {
     om_routing_release(&dense);
 }
 
+/* Every allocation of our own failing in turn. */
+static void test_measure_out_of_memory(void **state) {
+    (void) state;
+    int32_t tokens[T];
+    om_status status = OM_E_NOMEM;
+    for (int i = 0; i < T; i++) {
+        tokens[i] = 3 + i * 37 % 251;
+    }
+    const om_windows w = { .tokens = tokens, .n_windows = 1, .n_tokens = T, .n_vocab = 288 };
+    const om_env env = { .n_threads = 1 };
+    for (long n = 1; n < 200 && status != OM_OK; n++) {
+        om_routing r = { 0 };
+        om_error err = { 0 };
+        om_mem_fail_at(n);
+        status = om_routing_measure(&r, path("model.gguf"), &w, SEED, &env, &err);
+        om_mem_fail_at(0);
+        assert_true(status == OM_OK || (status == OM_E_NOMEM && r.n == 0));
+        om_routing_release(&r);
+    }
+    assert_int_equal(status, OM_OK);
+}
+
 int main(void) {
     printf("seed %d\n", SEED);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_json_round_trip),  cmocka_unit_test(test_json_absent),
-        cmocka_unit_test(test_json_damaged),     cmocka_unit_test(test_nats),
-        cmocka_unit_test(test_stats_round_trip), cmocka_unit_test(test_stats_damaged),
-        cmocka_unit_test(test_measure),          cmocka_unit_test(test_profile),
-        cmocka_unit_test(test_threads),          cmocka_unit_test(test_after_interruption),
+        cmocka_unit_test(test_json_round_trip),
+        cmocka_unit_test(test_json_absent),
+        cmocka_unit_test(test_json_damaged),
+        cmocka_unit_test(test_nats),
+        cmocka_unit_test(test_stats_round_trip),
+        cmocka_unit_test(test_stats_damaged),
+        cmocka_unit_test(test_measure),
+        cmocka_unit_test(test_measure_out_of_memory),
+        cmocka_unit_test(test_profile),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_after_interruption),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
