@@ -1,9 +1,8 @@
 /* The reverse walk: see backward.h and docs/method.md eq. 5. */
 #include "calib/backward.h"
 
-#include <string.h>
-
 #include <math.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "base/rng.h"
@@ -550,7 +549,7 @@ static om_status start_margins(walk *w, const om_route *route, double weight, ui
         return om_fail_nomem(err, (size_t) size * sizeof(float));
     }
     memset(a.grad, 0, (size_t) size * sizeof(float));
-    a.logarithm = om_scores_are_probabilities(scores, size);
+    a.logarithm = r->logarithm;
     a.scale = (float) sqrt(weight);
     a.seed = seed;
     a.first = first;

@@ -75,11 +75,22 @@ int om_compute_threads(const om_compute *c) {
 /* ---- scratch
  * --------------------------------------------------------------------------------------------- */
 
-float *om_compute_alloc(om_compute *c, int64_t n) {
+/* The tokens of an expert are another number in every window: rounded up to one of eight sizes
+ * between two powers of two, blocks repeat all the same. What is rounded up is never touched. */
+static int64_t size_class(int64_t n) {
+    int64_t step = 1;
+    while (step * 16 <= n) {
+        step *= 2;
+    }
+    return (n + step - 1) / step * step;
+}
+
+float *om_compute_alloc(om_compute *c, int64_t n_floats) {
+    const int64_t n = size_class(n_floats);
     const int64_t bytes = (int64_t) sizeof(struct block) + n * (int64_t) sizeof(float);
     struct block *b = NULL;
     for (struct block **p = &c->idle; *p; p = &(*p)->next) {
-        if ((*p)->n == n) { /* sizes repeat exactly from window to window */
+        if ((*p)->n == n) { /* sizes repeat from window to window */
             b = *p;
             *p = b->next;
             break;

@@ -1,15 +1,18 @@
 /* See margin.h. */
 #include "calib/margin.h"
 
+#include <float.h>
 #include <math.h>
 
-bool om_scores_are_probabilities(const float *scores, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        if (!(scores[i] >= 0.0F && scores[i] <= 1.0F)) {
-            return false;
-        }
+#include "ggml.h"
+
+bool om_scores_are_probabilities(const struct ggml_tensor *scores) {
+    while (scores->op == GGML_OP_VIEW || scores->op == GGML_OP_RESHAPE ||
+           scores->op == GGML_OP_CONT) {
+        scores = scores->src[0];
     }
-    return true;
+    return scores->op == GGML_OP_SOFT_MAX ||
+           (scores->op == GGML_OP_UNARY && ggml_get_unary_op(scores) == GGML_UNARY_OP_SIGMOID);
 }
 
 static bool is_chosen(const int64_t *chosen, int64_t n_used, int64_t expert) {
@@ -31,7 +34,7 @@ bool om_margin_of(om_margin *out, const float *scores, int64_t n_experts, const 
         *at = *at < 0 || better ? e : *at;
     }
     if (m.last < 0 || m.next < 0 || !isfinite(scores[m.last]) || !isfinite(scores[m.next]) ||
-        (logarithm && scores[m.next] <= 0.0F)) {
+        (logarithm && scores[m.next] < FLT_MIN)) {
         return false;
     }
     const double last = (double) scores[m.last], next = (double) scores[m.next];

@@ -15,15 +15,20 @@ typedef struct om_margin {
     float slope_last, slope_next; /* d(value) / d(score of each) */
 } om_margin;
 
-/** Are scores [n] probabilities? Then margins are differences of logarithms: of a softmax these are
- * the differences of the router's logits, the same scale for every token. */
-bool om_scores_are_probabilities(const float *scores, int64_t n);
+struct ggml_tensor;
 
-/** The margin of one token. false: everything is chosen, or scores are not finite.
+/** Are the scores what a softmax or a sigmoid gives? Then margins are differences of logarithms: of
+ * a softmax these are the differences of the router's logits, the same scale for every token.
+ * Scores with a bias on the choice are not. The graph says so, not the values: one router has one
+ * scale in all windows. */
+bool om_scores_are_probabilities(const struct ggml_tensor *scores);
+
+/** The margin of one token. false: everything is chosen, scores are not finite, or the one left out
+ * is so small (below FLT_MIN) that its logarithm has no slope.
  *
  *  scores    [n_experts]
  *  chosen    [n_used] experts, in any order
- *  logarithm what om_scores_are_probabilities said of the whole window */
+ *  logarithm what om_scores_are_probabilities said of the router */
 bool om_margin_of(om_margin *out, const float *scores, int64_t n_experts, const int64_t *chosen,
                   int64_t n_used, bool logarithm);
 /** The same of the n_used <= OM_MARGIN_USED experts with the highest scores. */

@@ -17,6 +17,7 @@ typedef struct sorting {
     int64_t n_experts;
     int router; /* number among the routers; -1: it orders something else */
     int64_t n_used;
+    bool logarithm; /* margins are differences of logarithms */
 } sorting;
 
 struct om_reroute {
@@ -59,7 +60,11 @@ static void keep_scores(om_reroute *r, const struct ggml_tensor *node) {
         if (r->failed) {
             return;
         }
-        r->sortings[r->n_sortings++] = (sorting){ .router = -1, .n_experts = node->ne[0] };
+        r->sortings[r->n_sortings++] = (sorting){
+            .router = -1,
+            .n_experts = node->ne[0],
+            .logarithm = om_scores_are_probabilities(node->src[0]),
+        };
     }
     sorting *s = &r->sortings[r->at];
     s->node = node;
@@ -151,14 +156,13 @@ void om_reroute_close(om_reroute *r) {
 
 /* Margins of a router from its scores: the choice is the n_used best of them. */
 static void fill_margins(const om_reroute *r, const sorting *s) {
-    const bool logarithm = om_scores_are_probabilities(s->scores, s->n_experts * r->n_tokens);
     for (int t = 0; t < r->n_tokens; t++) {
         om_margin m;
         double *out = &r->margins[(int64_t) s->router * r->n_tokens + t];
-        *out =
-            om_margin_of_best(&m, s->scores + t * s->n_experts, s->n_experts, s->n_used, logarithm)
-                ? m.value
-                : (double) NAN;
+        *out = om_margin_of_best(&m, s->scores + t * s->n_experts, s->n_experts, s->n_used,
+                                 s->logarithm)
+                   ? m.value
+                   : (double) NAN;
     }
 }
 

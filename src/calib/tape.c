@@ -6,6 +6,7 @@
 #include "ggml-backend.h"
 
 #include "base/mem.h"
+#include "calib/margin.h"
 
 /* ---- growing arrays and the address hash
  * ------------------------------------------------------------------------ */
@@ -300,6 +301,7 @@ static om_status record_ranking(om_tape *t, const struct ggml_tensor *node) {
         return om_fail_nomem(&t->err, sizeof *t->rankings);
     }
     om_ranking r = { .id = node, .before = t->n_nodes };
+    r.logarithm = om_scores_are_probabilities(scores);
     OM_TRY(make_view(t, &r.scores, find_root(t, scores), scores));
     OM_TRY(save(t, &r.saved, scores));
     t->rankings[t->n_rankings++] = r;

@@ -66,6 +66,7 @@ typedef struct om_ranking {
     const struct ggml_tensor *id; /* the sorted indices, [T, E] */
     om_view scores;               /* [T, E] what was sorted */
     int saved;                    /* the scores: index of om_tape.saved */
+    bool logarithm;               /* margins are differences of logarithms (margin.h) */
     int before;                   /* nodes on the tape when it was met: those may have caused it */
 } om_ranking;
 

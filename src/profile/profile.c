@@ -219,19 +219,22 @@ out:
     return status;
 }
 
-/* A number from 0 to 1e12 that may be absent, then 0. */
-static om_status read_optional(double *out, const om_node *parent, const char *key, om_error *err) {
+/* A number from 0 to 1e12. */
+static om_status read_positive(double *out, const om_node *parent, const char *key, om_error *err) {
     om_status status = OM_OK;
-    *out = 0;
-    if (om_node_has(parent, key)) {
-        OM_TRY(om_node_f64(out, parent, key, err));
-        if (!(*out >= 0.0) || *out > 1e12) {
-            OM_TRY(om_node_fail(err, parent, "%s: expected a number from 0 to 1e12, found %g", key,
-                                *out));
-        }
+    OM_TRY(om_node_f64(out, parent, key, err));
+    if (!(*out >= 0.0) || *out > 1e12) {
+        OM_TRY(
+            om_node_fail(err, parent, "%s: expected a number from 0 to 1e12, found %g", key, *out));
     }
 out:
     return status;
+}
+
+/* The same, or 0 when it is absent. */
+static om_status read_optional(double *out, const om_node *parent, const char *key, om_error *err) {
+    *out = 0;
+    return om_node_has(parent, key) ? read_positive(out, parent, key, err) : OM_OK;
 }
 
 /* The catalogue's largest entry is 8 bytes a weight and params < 2^50: no product overflows. */
@@ -301,9 +304,9 @@ static om_status read_choices(om_unit *u, const om_node *tensor, om_error *err) 
     if (source == NULL) {
         OM_TRY(om_node_fail(err, &types, "the source type %s is missing", u->source->name));
     }
-    if (source->nats > 0.0) {
-        OM_TRY(om_node_fail(err, &types, "%s is the source type but costs %g nats", u->source->name,
-                            source->nats));
+    if (source->nats > 0.0 || source->routing > 0.0) {
+        OM_TRY(om_node_fail(err, &types, "%s is the source type but costs %g nats, routing %g",
+                            u->source->name, source->nats, source->routing));
     }
 out:
     return status;
@@ -392,9 +395,9 @@ static om_status read_routing(om_profile *p, const om_node *root, om_error *err)
     for (size_t i = 0; i < n; i++) {
         om_router *r = &p->routers.items[i];
         OM_TRY(om_node_at(&item, &routers, i, err));
-        OM_TRY(read_optional(&r->density, &item, "density", err));
-        OM_TRY(read_optional(&r->nats_per_swap, &item, "nats_per_swap", err));
-        OM_TRY(read_optional(&r->weight, &item, "weight", err));
+        OM_TRY(read_positive(&r->density, &item, "density", err));
+        OM_TRY(read_positive(&r->nats_per_swap, &item, "nats_per_swap", err));
+        OM_TRY(read_positive(&r->weight, &item, "weight", err));
     }
 out:
     return status;
@@ -670,6 +673,13 @@ static om_json *experts_json(const om_unit *u) {
     return expert;
 }
 
+/* Left out when it is 0. What is no number would be null, which reads as absent: -1 is refused. */
+static void set_optional(om_json *object, const char *key, double value) {
+    if (value != 0) {
+        om_json_set_f64(object, key, isfinite(value) ? value : -1);
+    }
+}
+
 static om_json *unit_json(const om_unit *u) {
     om_json *tensor = om_json_object(), *shape = om_json_array(), *types = om_json_object();
     om_json_set_str(tensor, "name", u->name);
@@ -682,9 +692,7 @@ static om_json *unit_json(const om_unit *u) {
     om_json_set_i64(tensor, "params", u->params);
     om_json_set_str(tensor, "source", u->source->name);
     om_json_set_f64(tensor, "fisher_trace", u->fisher_trace);
-    if (u->reach > 0) {
-        om_json_set_f64(tensor, "reach", u->reach);
-    }
+    set_optional(tensor, "reach", u->reach);
     if (u->expert.trace != NULL) {
         om_json_set(tensor, "expert", experts_json(u));
     }
@@ -692,9 +700,7 @@ static om_json *unit_json(const om_unit *u) {
         om_json *choice = om_json_object();
         om_json_set_i64(choice, "bytes", u->choices[i].bytes);
         om_json_set_f64(choice, "nats", u->choices[i].nats);
-        if (u->choices[i].routing > 0) {
-            om_json_set_f64(choice, "routing", u->choices[i].routing);
-        }
+        set_optional(choice, "routing", u->choices[i].routing);
         om_json_set(types, u->choices[i].format->name, choice);
     }
     om_json_set(tensor, "types", types);
