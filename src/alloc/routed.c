@@ -84,7 +84,7 @@ static double tip(const hull *h, int i) {
     const corner *a = &h->at[i], *b = &h->at[i + 1];
     double routing = (b->value - a->value) / (b->price - a->price);
     routing = fmin(fmax(routing, b->routing), a->routing);
-    return a->value - a->price * routing + om_routing_nats(h->p->routing_weight, routing);
+    return a->value - a->price * routing + om_routers_nats(h->p->routing_weight, routing);
 }
 
 /* The interval that promises most; -1: none promises anything. */

@@ -34,13 +34,13 @@ static void add_routing(om_profile *p, uint64_t seed) {
         nats += u->choices[0].nats;
         routing += u->choices[0].routing;
     }
-    p->routing.routers = om_calloc(2, sizeof *p->routing.routers);
-    assert_non_null(p->routing.routers);
-    p->routing.n = 2;
+    p->routers.items = om_calloc(2, sizeof *p->routers.items);
+    assert_non_null(p->routers.items);
+    p->routers.n = 2;
     const double share = pow(10, 4 * om_rng_f64(&rng) - 2);
     const double weight = routing > 0 ? nats * share * nats * share / routing : 1;
-    p->routing.routers[0].weight = 0.25 * weight;
-    p->routing.routers[1].weight = 0.75 * weight;
+    p->routers.items[0].weight = 0.25 * weight;
+    p->routers.items[1].weight = 0.75 * weight;
 }
 
 typedef struct instance {
@@ -280,8 +280,7 @@ static void test_allocation_file(void **state) {
         nats += c->nats;
         routing += c->routing;
     }
-    const double extra =
-        sqrt((p->routing.routers[0].weight + p->routing.routers[1].weight) * routing);
+    const double extra = sqrt((p->routers.items[0].weight + p->routers.items[1].weight) * routing);
     assert_true(extra > 0 && fabs(a->routing_nats - extra) <= 1e-12 * extra);
     assert_true(fabs(a->predicted_nats - nats - extra) <= 1e-12 * (nats + extra));
     assert_int_equal(om_allocation_write(a, copy, &err), OM_OK);

@@ -20,7 +20,7 @@
 #include "model/tokens.h"
 #include "optimum.h"
 #include "profile/profile.h"
-#include "profile/routing.h"
+#include "profile/routers.h"
 #include "profile/stats.h"
 #include "tiny_model.h"
 #include "tmpdir.h"
@@ -91,11 +91,11 @@ static om_profile *parse_ok(const char *text) {
 }
 
 static void check_values(const om_profile *p) {
-    assert_int_equal(p->routing.n, 2);
-    assert_close(p->routing.routers[0].density, 0.5, 0, 0);
-    assert_close(p->routing.routers[1].nats_per_swap, 0.04, 0, 0);
-    assert_close(p->routing.routers[1].weight, 0.004, 0, 0);
-    assert_close(om_routing_weight(&p->routing), 0.006, 0, 1e-15);
+    assert_int_equal(p->routers.n, 2);
+    assert_close(p->routers.items[0].density, 0.5, 0, 0);
+    assert_close(p->routers.items[1].nats_per_swap, 0.04, 0, 0);
+    assert_close(p->routers.items[1].weight, 0.004, 0, 0);
+    assert_close(om_routers_weight(&p->routers), 0.006, 0, 1e-15);
     assert_close(p->units[0].reach, 0.006, 0, 0);
     assert_close(p->units[0].choices[0].routing, 0.125, 0, 0);
     assert_close(p->units[0].choices[1].routing, 0, 0, 0);
@@ -119,11 +119,11 @@ static void test_json_round_trip(void **state) {
     /* What could not be read back is not written. */
     static const double bad[] = { NAN, INFINITY, -1, 1e13 };
     for (int i = 0; i < 4; i++) {
-        q->routing.routers[1].weight = bad[i];
+        q->routers.items[1].weight = bad[i];
         err = (om_error){ 0 };
         assert_int_equal(om_profile_write(q, path("bad.json"), &err), OM_E_INTERNAL);
     }
-    q->routing.routers[1].weight = 0;
+    q->routers.items[1].weight = 0;
     for (int i = 0; i < 8; i++) {
         q->units[0].choices[0].routing = i < 4 ? bad[i] : 0;
         q->units[0].reach = i < 4 ? 0 : bad[i - 4];
@@ -150,8 +150,8 @@ static void test_json_absent(void **state) {
     (void) state;
     om_profile *p = parse_ok(
         replaced("\"routing\":{\"routers\":[{\"density\"", "\"other\":{\"x\":[{\"density\""));
-    assert_int_equal(p->routing.n, 0);
-    assert_close(om_routing_weight(&p->routing), 0, 0, 0);
+    assert_int_equal(p->routers.n, 0);
+    assert_close(om_routers_weight(&p->routers), 0, 0, 0);
     om_profile_free(p);
     p = parse_ok(replaced(",\"reach\":0.006", ""));
     assert_close(p->units[0].reach, 0, 0, 0);
@@ -192,9 +192,9 @@ static void test_json_damaged(void **state) {
 
 static void test_nats(void **state) {
     (void) state;
-    assert_close(om_routing_nats(4, 9), 6, 0, 1e-15);
-    assert_close(om_routing_nats(0, 9), 0, 0, 0);
-    assert_close(om_routing_nats(4, 0), 0, 0, 0);
+    assert_close(om_routers_nats(4, 9), 6, 0, 1e-15);
+    assert_close(om_routers_nats(0, 9), 0, 0, 0);
+    assert_close(om_routers_nats(4, 0), 0, 0, 0);
 }
 
 /* ---- the statistics file ---- */
@@ -351,11 +351,11 @@ static int routers_behind(const om_unit *u) {
     return LAYERS - u->layer - (strncmp(u->role, "ffn_", 4) == 0);
 }
 
-static void check_unit(const om_unit *u, const om_tensor_stats *s, const om_routing *r) {
+static void check_unit(const om_unit *u, const om_tensor_stats *s, const om_routers *r) {
     double reach = 0;
     const int behind = routers_behind(u);
     for (int i = LAYERS - behind; i < LAYERS; i++) {
-        reach += r->routers[i].weight;
+        reach += r->items[i].weight;
     }
     assert_close(u->reach, reach, 0, 1e-12);
     for (int c = 0; c < u->n_choices; c++) {
@@ -382,16 +382,16 @@ static void test_profile(void **state) {
     assert_int_equal(run_profile(&(om_env){ .n_threads = 1 }, WINDOWS, true), OM_OK);
     assert_int_equal(om_profile_read(&p, path("profile.json"), &err), OM_OK);
     om_stats *s = read_stats("profile.stats.gguf");
-    assert_int_equal(p->routing.n, LAYERS);
+    assert_int_equal(p->routers.n, LAYERS);
     for (int i = 0; i < LAYERS; i++) {
-        const om_router *r = &p->routing.routers[i];
+        const om_router *r = &p->routers.items[i];
         assert_true(r->density > 0 && r->nats_per_swap > 0);
         /* E[max(0, Z)] of a standard normal is 1/sqrt(2 pi). */
         assert_close(r->weight, r->density * r->nats_per_swap / sqrt(2 * 3.14159265358979324), 0,
                      1e-12);
     }
     for (int i = 0; i < p->n_units; i++) {
-        check_unit(&p->units[i], om_stats_find(s, p->units[i].name), &p->routing);
+        check_unit(&p->units[i], om_stats_find(s, p->units[i].name), &p->routers);
     }
     om_stats_free(s);
     om_profile_free(p);
@@ -465,7 +465,7 @@ static void test_after_interruption(void **state) {
 /* Over all windows by hand: only the number of routers and their order are the graph's. */
 static void test_measure(void **state) {
     (void) state;
-    om_routing one = { 0 }, two = { 0 }, dense = { 0 };
+    om_routers one = { 0 }, two = { 0 }, dense = { 0 };
     om_error err = { 0 };
     int32_t tokens[2 * T];
     for (int i = 0; i < 2 * T; i++) {
@@ -473,22 +473,22 @@ static void test_measure(void **state) {
     }
     const om_windows w = { .tokens = tokens, .n_windows = 2, .n_tokens = T, .n_vocab = 288 };
     const om_env env = { .n_threads = 1 };
-    assert_int_equal(om_routing_measure(&one, path("model.gguf"), &w, SEED, &env, &err), OM_OK);
-    assert_int_equal(om_routing_measure(&two, path("model.gguf"), &w, SEED + 1, &env, &err), OM_OK);
+    assert_int_equal(om_routers_measure(&one, path("model.gguf"), &w, SEED, &env, &err), OM_OK);
+    assert_int_equal(om_routers_measure(&two, path("model.gguf"), &w, SEED + 1, &env, &err), OM_OK);
     assert_int_equal(one.n, LAYERS);
     for (int i = 0; i < LAYERS; i++) { /* the seed chooses who is sent elsewhere, nothing more */
-        assert_close(one.routers[i].density, two.routers[i].density, 0, 0);
-        assert_true(one.routers[i].nats_per_swap > 0 && one.routers[i].nats_per_swap < 1);
-        assert_true(one.routers[i].nats_per_swap != two.routers[i].nats_per_swap);
+        assert_close(one.items[i].density, two.items[i].density, 0, 0);
+        assert_true(one.items[i].nats_per_swap > 0 && one.items[i].nats_per_swap < 1);
+        assert_true(one.items[i].nats_per_swap != two.items[i].nats_per_swap);
     }
     om_tiny_model_write_with(
         path("dense.gguf"),
         &(om_tiny_options){ .arch = "llama", .n_embd = 64, .n_ff = 32, .n_vocab = 288 });
-    assert_int_equal(om_routing_measure(&dense, path("dense.gguf"), &w, SEED, &env, &err), OM_OK);
+    assert_int_equal(om_routers_measure(&dense, path("dense.gguf"), &w, SEED, &env, &err), OM_OK);
     assert_int_equal(dense.n, 0);
-    om_routing_release(&one);
-    om_routing_release(&two);
-    om_routing_release(&dense);
+    om_routers_release(&one);
+    om_routers_release(&two);
+    om_routers_release(&dense);
 }
 
 /* Every allocation of our own failing in turn. */
@@ -502,13 +502,13 @@ static void test_measure_out_of_memory(void **state) {
     const om_windows w = { .tokens = tokens, .n_windows = 1, .n_tokens = T, .n_vocab = 288 };
     const om_env env = { .n_threads = 1 };
     for (long n = 1; n < 200 && status != OM_OK; n++) {
-        om_routing r = { 0 };
+        om_routers r = { 0 };
         om_error err = { 0 };
         om_mem_fail_at(n);
-        status = om_routing_measure(&r, path("model.gguf"), &w, SEED, &env, &err);
+        status = om_routers_measure(&r, path("model.gguf"), &w, SEED, &env, &err);
         om_mem_fail_at(0);
         assert_true(status == OM_OK || (status == OM_E_NOMEM && r.n == 0));
-        om_routing_release(&r);
+        om_routers_release(&r);
     }
     assert_int_equal(status, OM_OK);
 }
