@@ -346,7 +346,7 @@ static void add_inputs(om_fisher_weight *w, om_compute *c, const om_weight_use *
     if (use->x && w->in_sum2) {
         input_args a = { w, use };
         om_compute_parallel(c, w->n_in, 64, input_squares, &a);
-        *w->count += (double) use->n_tokens;
+        *w->count += (double) (use->n_tokens - use->n_blank);
     }
     for (int64_t t = 0; !use->x && w->in_sum2 && t < use->n_tokens; t++) {
         w->seen[use->rows[t]] += 1;
@@ -407,6 +407,14 @@ out:
 /* ---- stacks of experts
  * ------------------------------------------------------------------------------------------ */
 
+/* The kernels of ggml's matrix products are fast when the inner dimension is a multiple of this, so
+ * the tokens of an expert are filled up with rows of zeros, which change no sum. */
+enum { PAD = 32 };
+
+static int64_t padded(int64_t n) {
+    return (n + PAD - 1) / PAD * PAD;
+}
+
 /* Scratch of one stack, sized for an expert that every token chose; T rows each. */
 typedef struct stack_work {
     float *x, *delta;      /* [T, n_in], [T, n_out] of one expert */
@@ -423,8 +431,9 @@ static void release_stack(om_compute *c, stack_work *s) {
     om_free(s->slots);
 }
 
-static om_status prepare_stack(om_compute *c, stack_work *s, const om_fisher_weight *w, int64_t T,
-                               om_error *err) {
+static om_status prepare_stack(om_compute *c, stack_work *s, const om_fisher_weight *w,
+                               int64_t n_tokens, om_error *err) {
+    const int64_t T = padded(n_tokens);
     const int64_t widest = w->n_in > w->n_out ? w->n_in : w->n_out;
     s->x = om_compute_alloc(c, T * w->n_in);
     s->delta = om_compute_alloc(c, T * w->n_out);
@@ -474,11 +483,11 @@ out:
 }
 
 /* Row and column sums of G∘G, G = Σ_t δ_t x_tᵀ over few tokens (method.md eq. 3a). */
-static om_status accumulate_few(om_fisher_weight *w, om_compute *c, const stack_work *s, int64_t T,
-                                om_error *err) {
+static om_status accumulate_few(om_fisher_weight *w, om_compute *c, const stack_work *s,
+                                const om_weight_use *use, om_error *err) {
     om_status status = OM_OK;
-    const om_weight_use use = { .x = s->x, .delta = s->delta, .n_tokens = T };
-    add_inputs(w, c, &use);
+    const int64_t T = use->n_tokens;
+    add_inputs(w, c, use);
     om_compute_transpose(c, s->xt, s->x, w->n_in, T, 1, 0);
     om_compute_transpose(c, s->delta_t, s->delta, w->n_out, T, 1, 0);
     OM_TRY(add_quadratic(w->rows, c, s, s->x, w->n_in, s->delta_t, w->n_out, T, err));
@@ -489,7 +498,8 @@ out:
     return status;
 }
 
-/* The tokens of expert e side by side; returns how many. */
+/* The tokens of expert e side by side, then zeros up to a multiple of PAD; returns how many tokens.
+ */
 static int64_t gather_expert(stack_work *s, const om_fisher_weight *w, const om_weight_use *use,
                              int64_t e) {
     int64_t n = 0;
@@ -503,6 +513,9 @@ static int64_t gather_expert(stack_work *s, const om_fisher_weight *w, const om_
                (size_t) w->n_out * sizeof(float));
         s->slots[n++] = slot;
     }
+    const size_t blank = (size_t) (padded(n) - n) * sizeof(float);
+    memset(s->x + n * w->n_in, 0, blank * (size_t) w->n_in);
+    memset(s->delta + n * w->n_out, 0, blank * (size_t) w->n_out);
     return n;
 }
 
@@ -530,12 +543,15 @@ static om_status accumulate_stack(om_fisher_weight *w, om_compute *c, bool bf16,
         if (T == 0) {
             continue;
         }
+        const om_weight_use gathered = {
+            .x = s.x, .delta = s.delta, .n_tokens = padded(T), .n_blank = padded(T) - T
+        };
         const bool few = 2 * T * (w->n_in + w->n_out) < w->n_in * w->n_out;
         if (few && !gradient_out) {
-            OM_TRY(accumulate_few(&one, c, &s, T, err));
+            OM_TRY(accumulate_few(&one, c, &s, &gathered, err));
             continue;
         }
-        one.uses[one.n_uses++] = (om_weight_use){ .x = s.x, .delta = s.delta, .n_tokens = T };
+        one.uses[one.n_uses++] = gathered;
         OM_TRY(accumulate_matrix(&one, c, bf16,
                                  gradient_out ? gradient_out + e * w->n_out * w->n_in : NULL, err));
     }

@@ -19,6 +19,7 @@ typedef struct om_weight_use {
                        owned, om_compute */
     const int64_t *rows;         /* [T] gathered rows of an embedding */
     int64_t n_tokens;            /* T */
+    int64_t n_blank;             /* the last of them that are rows of zeros and no tokens */
     int64_t n_slots;             /* K */
     const int64_t *experts;      /* [T, K] the expert of each slot; NULL: not a stack */
     const float *router_weights; /* [T, K]; NULL: unknown */

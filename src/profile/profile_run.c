@@ -425,6 +425,7 @@ static om_status run_pass(job *j, om_error *err) {
                              .key = j->key,
                              .restart = o->restart };
     double *weight = NULL;
+    const double start = om_now_s();
     if (om_cover_experts(j->model) > 0) {
         OM_TRY(om_pass_check(j->fisher, &j->windows, &pass, j->env, err));
         OM_TRY(om_routers_measure(&j->p->routers, o->model, &j->windows, o->seed, j->env, err));
@@ -439,6 +440,7 @@ static om_status run_pass(job *j, om_error *err) {
         pass.router_weight = om_routers_weight(&j->p->routers) > 0 ? weight : NULL;
     }
     OM_TRY(om_pass_run(j->fisher, &j->cost, &j->windows, &pass, j->env, err));
+    j->cost.total_s = om_now_s() - start; /* with the routers */
 out:
     om_free(weight);
     return status;
