@@ -7,6 +7,7 @@
 # Our time includes what llama-quantize does not do: the SHA-256 of source and result, the predicted nats (when the
 # file has Fisher marginals), and the check of the written file. Exit 1 when a ratio is above 1 + NOISE (0.05).
 set -eu
+OPTIMUM_SHARED=${OPTIMUM_SHARED:-$(dirname -- "$0")/../../shared} # models.sh would look beside the tests
 . "$(dirname -- "$0")/../tests/oracle/models.sh"
 helper=${1:?usage: bench_quantize.sh PROGRAM [MODEL.gguf] [IMATRIX]}
 quantize=$(tool llama-quantize) || skip "llama-quantize not found (set OPTIMUM_LLAMA_BIN)"
