@@ -160,7 +160,7 @@ void om_stats_warn_coverage(const om_fisher *f, const om_stats_origin *origin, c
     enum { NAMED = 12 };
     om_buf names = { 0 };
     int few = 0, all = 0;
-    double rarest = INFINITY;
+    double rarest = (double) INFINITY;
     for (int i = 0; i < f->n_weights; i++) {
         const om_fisher_weight *w = &f->weights[i];
         for (int e = 0; e < w->experts && speaks_for_layer(w); e++) {

@@ -122,7 +122,8 @@ static void test_slopes(void **state) {
         for (int e = 0; e < N; e++) {
             const float keep = scores[e], h = 0.002F;
             scores[e] = keep + h;
-            const double up = value_of(scores, N, chosen, USED, logarithm), high = scores[e];
+            const double up = value_of(scores, N, chosen, USED, logarithm),
+                         high = (double) scores[e];
             scores[e] = keep - h;
             const double down = value_of(scores, N, chosen, USED, logarithm);
             const double got = (up - down) / (high - (double) scores[e]);

@@ -162,7 +162,7 @@ static void check_direction(const window *w, int i, const float *d, double step,
     const int64_t n = size_of(fw);
     const double expected = dot(w->gradients[i], d, n),
                  norm = sqrt(dot(w->gradients[i], w->gradients[i], n));
-    double got = NAN;
+    double got = (double) NAN;
     step *= sqrt(dot(x, x, n) / (double) n);
     /* A step can change which experts a token chooses, and the loss jumps. A shorter one does not;
      * a wrong gradient stays wrong. */

@@ -117,7 +117,7 @@ static void test_json_round_trip(void **state) {
     assert_int_equal(om_sha256_file(sha[1], path("two.json"), NULL, &err), OM_OK);
     assert_string_equal(sha[0], sha[1]);
     /* What could not be read back is not written. */
-    static const double bad[] = { NAN, INFINITY, -1, 1e13 };
+    static const double bad[] = { (double) NAN, (double) INFINITY, -1, 1e13 };
     for (int i = 0; i < 4; i++) {
         q->routers.items[1].weight = bad[i];
         err = (om_error){ 0 };
