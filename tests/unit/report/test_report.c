@@ -334,8 +334,8 @@ static void refuses_damaged_sweeps(void **state) {
         "{\"schema\":\"optimum.sweep/1\",\"curve\":[{\"bytes\":0,\"nats\":1}]}",
         "{\"schema\":\"optimum.sweep/1\",\"curve\":[{\"bytes\":5,\"nats\":-1}]}",
         "{\"schema\":\"optimum.sweep/1\",\"curve\":[],\"presets\":[{\"bytes\":5,\"nats\":1}]}",
-        "{\"schema\":\"optimum.sweep/1\",\"curve\":[],\"presets\":[{\"name\":\"\",\"bytes\":5,"
-        "\"nats\":1}]}",
+        ("{\"schema\":\"optimum.sweep/1\",\"curve\":[],\"presets\":[{\"name\":\"\",\"bytes\":5,"
+         "\"nats\":1}]}"),
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         (void) om_tmpdir_write(f->dir, "curve.json", bad[i], strlen(bad[i]));
