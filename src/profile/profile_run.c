@@ -126,7 +126,7 @@ static om_status room_for_experts(om_tensor_stats *stats, const om_unit *u, om_e
 }
 
 /* One expert alone: only the tokens that it sees are disturbed, so that the same variance over all
- * tokens changes fewer choices (docs/method.md eq. 15). */
+ * tokens changes fewer choices (docs/method.md eq. 15a). */
 static void note_expert(om_tensor_stats *stats, const om_unit *u, int e, const double *nats,
                         const double *routing, int64_t tokens) {
     const double share = u->expert.tokens[e] / (double) tokens;
@@ -237,13 +237,17 @@ out:
     return status;
 }
 
-/* Everything the sums depend on; an equal key means equal sums. The windows as they are, however
- * they were chosen. */
+/* Of the windows as they are, however they were chosen. */
+static void digest_windows(char hex[65], const om_windows *w) {
+    om_sha256_bytes(hex, w->tokens,
+                    (size_t) w->n_windows * (size_t) w->n_tokens * sizeof *w->tokens);
+}
+
+/* Everything the sums depend on; an equal key means equal sums. */
 static void work_key(char key[65], const om_profile *p, const om_windows *w, const char *types) {
     char text[512], types_key[65], windows_key[65];
     om_sha256_bytes(types_key, types ? types : "", types ? strlen(types) : 0);
-    om_sha256_bytes(windows_key, w->tokens,
-                    (size_t) w->n_windows * (size_t) w->n_tokens * sizeof *w->tokens);
+    digest_windows(windows_key, w);
     const int n =
         snprintf(text, sizeof text, "%s/5 %s %s %d %d %llu %s", p->method, p->model_sha256,
                  windows_key, w->n_windows, w->n_tokens, (unsigned long long) p->seed, types_key);
@@ -253,8 +257,7 @@ static void work_key(char key[65], const om_profile *p, const om_windows *w, con
 /* Everything the choice among these candidates depends on. */
 static void cover_key(char key[65], const om_profile *p, const om_windows *w, int n_wanted) {
     char text[256], windows_key[65];
-    om_sha256_bytes(windows_key, w->tokens,
-                    (size_t) w->n_windows * (size_t) w->n_tokens * sizeof *w->tokens);
+    digest_windows(windows_key, w);
     const int n = snprintf(text, sizeof text, "cover/1 %s %s %d %d", p->model_sha256, windows_key,
                            w->n_tokens, n_wanted);
     om_sha256_bytes(key, text, (size_t) n);
@@ -427,7 +430,9 @@ static om_status run_pass(job *j, om_error *err) {
     double *weight = NULL;
     const double start = om_now_s();
     if (om_cover_experts(j->model) > 0) {
-        OM_TRY(om_pass_check(j->fisher, &j->windows, &pass, j->env, err));
+        if (!covers(o)) { /* choose_windows has asked before */
+            OM_TRY(om_pass_check(j->fisher, &j->windows, &pass, j->env, err));
+        }
         OM_TRY(om_routers_measure(&j->p->routers, o->model, &j->windows, o->seed, j->env, err));
         pass.n_routers = j->p->routers.n;
         weight = om_calloc((size_t) pass.n_routers + 1, sizeof *weight);
