@@ -23,7 +23,7 @@ static int compare_rows(const void *a, const void *b) {
     if (i < j || j < i) {
         return i > j ? -1 : 1;
     }
-    return x->format->ggml_type - y->format->ggml_type;
+    return strcmp(x->format->name, y->format->name);
 }
 
 static int sum_types(type_row rows[MAX_ROWS], const om_allocation *a, const om_profile *p) {

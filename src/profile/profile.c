@@ -264,13 +264,13 @@ out:
 }
 
 /* Keep choices ascending whatever order the file has them in: JSON objects have none. Ties (q3_K
- * and iq3_s) by type id, so that equal profiles are equal in memory. */
+ * and iq3_s) by name, so that equal profiles are equal in memory. */
 static void insert_choice(om_unit *u, om_choice c) {
     int at = u->n_choices++;
     for (; at > 0; at--) {
         const om_choice *before = &u->choices[at - 1];
         if (before->bytes < c.bytes ||
-            (before->bytes == c.bytes && before->format->ggml_type < c.format->ggml_type)) {
+            (before->bytes == c.bytes && strcmp(before->format->name, c.format->name) < 0)) {
             break;
         }
         u->choices[at] = *before;

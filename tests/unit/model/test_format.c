@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -64,7 +65,38 @@ static void test_list(void **state) {
             strncat(expected, f->name, 16);
         }
     }
-    assert_string_equal(om_format_list(), expected);
+    assert_memory_equal(om_format_list(), expected, strlen(expected));
+    assert_string_equal(om_format_list() + strlen(expected),
+                        "; for MLX mlx_Nbit_gG (N 2, 3, 4, 5, 6, 8; G 32, 64, 128), mlx_mxfp4, "
+                        "mlx_nvfp4, mlx_mxfp8");
+}
+
+static void test_mlx_types(void **state) {
+    (void) state;
+    static const int bits[] = { 2, 3, 4, 5, 6, 8 };
+    const om_format *f;
+    double last = 0;
+    for (int i = 0; (f = om_format_mlx_at(i)) != NULL; i++) {
+        assert_true(om_format_bpw(f) >= last);
+        last = om_format_bpw(f);
+        assert_ptr_equal(om_format_by_name(f->name), f);
+        assert_true(om_format_in(f, OM_CONTAINER_MLX));
+        assert_false(om_format_in(f, OM_CONTAINER_GGUF));
+    }
+    for (size_t i = 0; i < sizeof bits / sizeof bits[0]; i++) {
+        for (int group = 32; group <= 128; group *= 2) {
+            char name[32];
+            snprintf(name, sizeof name, "mlx_%dbit_g%d", bits[i], group);
+            f = om_format_by_name(name);
+            assert_non_null(f);
+            assert_int_equal(f->bits, bits[i]);
+            /* bits per weight as mlx-lm counts them: codes, and 32 bits a group */
+            assert_int_equal(om_format_size(f, 256, 3), 3 * (256 * bits[i] / 8 + 256 / group * 4));
+        }
+    }
+    assert_true(om_format_in(om_format_by_name("bf16"), OM_CONTAINER_MLX));
+    assert_true(om_format_in(om_format_by_name("bf16"), OM_CONTAINER_GGUF));
+    assert_false(om_format_in(om_format_by_name("q4_K"), OM_CONTAINER_MLX));
 }
 
 static om_tensor tensor_of(int64_t n0, int64_t n1, const char *type, bool may_quantize) {
@@ -138,6 +170,7 @@ int main(void) {
         cmocka_unit_test(test_every_entry_equals_ggml),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_list),
+        cmocka_unit_test(test_mlx_types),
         cmocka_unit_test(test_candidates),
         cmocka_unit_test(test_candidate_errors),
     };
