@@ -137,19 +137,23 @@ om_status om_inspect_profile(om_result *out, const om_inspect_profile_options *o
 /** Measure how many nats each tensor loses in each type: one forward and one backward pass over the
  * text. */
 typedef struct om_profile_options {
-    const char *model;
+    const char *model;        /* GGUF, or a Hugging Face directory */
+    const char *gguf_out;     /* of a directory: its GGUF, kept; NULL: out with .gguf for .json */
     const char *const *calib; /* text files */
     int n_calib;
     const char *out;         /* profile.json */
     const char *stats_out;   /* NULL: out with .stats.gguf for .json */
     const char *imatrix_out; /* also write llama-quantize's imatrix (GGUF) here; NULL: no */
     const char *method;      /* NULL or "fisher"; "measured" */
-    const char *types;  /* comma-separated candidate types; NULL = all that stock llama.cpp runs */
-    int n_windows;      /* 0 = 96 (or as many as the text gives) */
-    int window_tokens;  /* 0 = 512 */
-    const char *select; /* NULL or "spread": windows spread evenly over the text; "cover": those
-                           that show the experts of a mixture best */
-    uint64_t seed;      /* labels are sampled from the model with it */
+    const char *to; /* "gguf", "mlx", "both": types of which container; NULL: gguf, of a directory
+                       both */
+    const char *types;     /* comma-separated candidate types; NULL = all that stock llama.cpp and
+                              mlx-lm run */
+    int n_windows;         /* 0 = 96 (or as many as the text gives) */
+    int window_tokens;     /* 0 = 512 */
+    const char *select;    /* NULL or "spread": windows spread evenly over the text; "cover": those
+                              that show the experts of a mixture best */
+    uint64_t seed;         /* labels are sampled from the model with it */
     int64_t max_ram_bytes; /* 0 = no limit; the pass refuses to start when it will not fit */
     bool restart;          /* ignore a checkpoint of the same work */
 } om_profile_options;
@@ -166,8 +170,10 @@ typedef struct om_allocate_options {
     double bandwidth_bytes_s; /* of memory; 0 = measured on this machine when min_tok_s asks */
     const char *method; /* NULL or "optimal": the integer program; "mopeq", "frequency": by the
                            experts' Fisher traces or tokens alone */
-    const char *plan;   /* NULL: optimal; "uniform:TYPE", "preset:Q4_K_M", "tiers", "two-tier" */
+    const char *plan;   /* NULL: optimal; "uniform:TYPE", "preset:Q4_K_M", "tiers", "two-tier",
+                           "mlx:mixed_4_6", "mlx:uniform_4" */
     int n_tiers;        /* at most this many distinct types; 0 = no limit */
+    const char *to;     /* NULL or "gguf", "mlx" */
     const char *types;  /* comma-separated types the solver may use; NULL = all of the profile */
     const char *const
         *pins; /* "REGEX=TYPE", anchored POSIX extended regular expressions on tensor names */
@@ -232,10 +238,12 @@ typedef struct om_report_options {
 om_status om_report(om_result *out, const om_report_options *options, const om_env *env,
                     om_error *err) OM_WARN_UNUSED;
 
-/** All of it: profile, allocate, quantize, evaluate against presets at the same size, report.
+/** All of it: profile, allocate, quantize, evaluate against presets at the same size, report. With
+ * "both" one profile serves two results, each with its own report.
  * Finished stages in out_dir are kept when their inputs have not changed. */
 typedef struct om_run_options {
-    const char *model;
+    const char *model; /* GGUF, or a Hugging Face directory, from which its GGUF is made first */
+    const char *to;    /* NULL or "gguf"; "mlx" and "both" need a directory */
     om_budget budget;
     const char *const *calib; /* none: the text built into Optimum */
     int n_calib;

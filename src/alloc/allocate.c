@@ -52,6 +52,10 @@ static bool has_plan(const om_allocate_options *o) {
     return o->plan != NULL && strcmp(o->plan, "optimal") != 0;
 }
 
+static om_container container_of(const om_allocate_options *o) {
+    return o->to != NULL && strcmp(o->to, "mlx") == 0 ? OM_CONTAINER_MLX : OM_CONTAINER_GGUF;
+}
+
 static bool has_limit(const om_allocate_options *o) {
     return o->max_active_bytes > 0 || o->min_tok_s > 0.0;
 }
@@ -233,6 +237,7 @@ static om_status start_allocation(job *j, om_error *err) {
     memcpy(a->model_sha256, p->model_sha256, sizeof a->model_sha256);
     memcpy(a->stats_path, p->stats_path, sizeof a->stats_path);
     memcpy(a->stats_sha256, p->stats_sha256, sizeof a->stats_sha256);
+    a->container = p->container;
     a->seed = p->seed;
     a->calib_tokens = p->tokens;
     const char *kind = kinds[j->options->budget.kind];
@@ -257,6 +262,9 @@ static om_status make_allocation(job *j, om_error *err) {
         om_assignment *t = &a->tensors[a->n_tensors++];
         memcpy(t->name, j->profile->units[i].name, sizeof t->name);
         t->format = j->types[i];
+        if (a->container == OM_CONTAINER_MLX) { /* quantize gets no file to compare digests with */
+            t->probe = j->profile->units[i].probe;
+        }
     }
     const om_plan_total total = om_plan_sum(j->profile, j->types);
     a->bytes = total.bytes;
@@ -286,6 +294,9 @@ static om_status check_options(const om_allocate_options *o, om_error *err) {
     const bool by_experts = om_is_expert_plan(o->method);
     if (o->profile == NULL) {
         return om_fail(err, OM_E_ARG, "expected a profile.json");
+    }
+    if (o->to != NULL && strcmp(o->to, "gguf") != 0 && strcmp(o->to, "mlx") != 0) {
+        return om_fail(err, OM_E_ARG, "--to %s: expected gguf or mlx", o->to);
     }
     if (o->n_tiers < 0 || o->n_tiers > OM_PROBLEM_MAX_FORMATS) {
         return om_fail(err, OM_E_ARG, "--tiers: expected 1 to %d types, found %d",
@@ -342,6 +353,7 @@ static om_status prepare(job *j, om_error *err) {
     const om_allocate_options *o = j->options;
     OM_TRY(check_options(o, err));
     OM_TRY(om_profile_read(&j->profile, o->profile, err));
+    OM_TRY(om_profile_for(j->profile, container_of(o), err));
     OM_TRY(find_active_limit(j, err));
     j->limit = INT64_MAX;
     if (o->budget.kind != OM_BUDGET_NONE) {

@@ -16,6 +16,7 @@
 #include "base/json.h"
 #include "base/json_fields.h"
 #include "base/mem.h"
+#include "profile/probe_json.h"
 
 static const char schema[] = "optimum.allocation/1";
 
@@ -107,6 +108,34 @@ out:
     return status;
 }
 
+/* A type that the container does not have would only be found out by whoever writes. */
+static om_status read_to(om_allocation *a, const om_node *root, om_error *err) {
+    om_status status = OM_OK;
+    const char *to = "gguf";
+    om_node probes;
+    if (om_node_has(root, "to")) {
+        OM_TRY(om_node_str(&to, root, "to", err));
+    }
+    if (strcmp(to, "gguf") != 0 && strcmp(to, "mlx") != 0) {
+        OM_TRY(om_node_fail(err, root, "to: expected gguf or mlx, found \"%.32s\"", to));
+    }
+    a->container = strcmp(to, "mlx") == 0 ? OM_CONTAINER_MLX : OM_CONTAINER_GGUF;
+    for (int i = 0; i < a->n_tensors; i++) {
+        if (!om_format_in(a->tensors[i].format, a->container)) {
+            OM_TRY(om_node_fail(err, root, "tensors.%s: %s is no type of %s", a->tensors[i].name,
+                                a->tensors[i].format->name, to));
+        }
+    }
+    if (om_node_has(root, "probes")) {
+        OM_TRY(om_node_object(&probes, root, "probes", err));
+        for (int i = 0; i < a->n_tensors; i++) {
+            OM_TRY(om_probe_read(&a->tensors[i].probe, &probes, a->tensors[i].name, err));
+        }
+    }
+out:
+    return status;
+}
+
 static om_status read_solver(om_allocation *a, const om_node *root, om_error *err) {
     om_status status = OM_OK;
     om_node solver;
@@ -158,6 +187,7 @@ om_status om_allocation_parse(om_allocation **out, const char *text, size_t n, c
     OM_TRY(om_node_text(a->plan, sizeof a->plan, &root, "plan", err));
     OM_TRY(read_budget(a, &root, err));
     OM_TRY(read_tensors(a, &root, err));
+    OM_TRY(read_to(a, &root, err));
     OM_TRY(read_sums(a, &root, err));
     OM_TRY(read_solver(a, &root, err));
     om_sha256_bytes(a->sha256, text, n);
@@ -199,6 +229,16 @@ const om_format *om_allocation_find(const om_allocation *a, const char *name) {
 /* ---- writing ----------------------------------------------------------------------------------
  */
 
+static om_json *probes_json(const om_allocation *a) {
+    om_json *probes = om_json_object();
+    for (int i = 0; i < a->n_tensors; i++) {
+        if (a->tensors[i].probe.known) {
+            om_json_set(probes, a->tensors[i].name, om_probe_json(&a->tensors[i].probe));
+        }
+    }
+    return probes;
+}
+
 om_json *om_allocation_json(const om_allocation *a) {
     om_json *doc = om_json_new_document(schema);
     om_json *budget = om_json_object(), *tensors = om_json_object(), *solver = om_json_object();
@@ -216,6 +256,7 @@ om_json *om_allocation_json(const om_allocation *a) {
     om_json_set_u64(calibration, "seed", a->seed);
     om_json_set_i64(calibration, "tokens", a->calib_tokens);
     om_json_set(doc, "calibration", calibration);
+    om_json_set_str(doc, "to", om_container_name(a->container));
     om_json_set_str(doc, "plan", a->plan);
     om_json_set_str(budget, "kind", a->budget_kind);
     om_json_set_i64(budget, "bytes", a->budget_bytes);
@@ -227,6 +268,9 @@ om_json *om_allocation_json(const om_allocation *a) {
         om_json_set_str(tensors, a->tensors[i].name, a->tensors[i].format->name);
     }
     om_json_set(doc, "tensors", tensors);
+    if (a->container == OM_CONTAINER_MLX) {
+        om_json_set(doc, "probes", probes_json(a));
+    }
     om_json_set_i64(doc, "bytes", a->bytes);
     if (a->active_bytes > 0) {
         om_json_set_i64(doc, "active_bytes", a->active_bytes);

@@ -5,10 +5,12 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "model/format.h"
+#include "model/probe.h"
 
 typedef struct om_assignment {
     char name[64];
     const om_format *format;
+    om_probe probe; /* of the weights; known only in an allocation for MLX */
 } om_assignment;
 
 typedef struct om_allocation {
@@ -19,6 +21,7 @@ typedef struct om_allocation {
     char calib_sha256[65]; /* one digest for all calibration files */
     uint64_t seed;
     int64_t calib_tokens;
+    om_container container;   /* of the result: GGUF, or MLX's directory */
     char plan[32];            /* "optimal", "preset:Q4_K_M", … */
     char budget_kind[8];      /* "size", "bpw", "memory", "none" (a plan without a budget) */
     int64_t budget_bytes;     /* limit of the whole file; 0 none */

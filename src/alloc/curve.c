@@ -11,6 +11,7 @@
 #include "alloc/infeasible.h"
 #include "alloc/plans.h"
 #include "alloc/presets.h"
+#include "alloc/recipes.h"
 #include "alloc/routed.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -84,6 +85,18 @@ out:
     return status;
 }
 
+/* The i-th of what people would use instead, NULL past the end. */
+static const char *preset_types(const om_format **types, int i, const om_profile *profile,
+                                om_status *status, om_error *err) {
+    const bool mlx = profile->container == OM_CONTAINER_MLX;
+    const char *name = mlx ? om_recipe_name(i) : om_preset_name(i);
+    if (name != NULL) {
+        *status = mlx ? om_recipe_types(types, profile, name, err)
+                      : om_preset_types(types, profile, name, err);
+    }
+    return name;
+}
+
 static om_status sum_presets(om_curve *out, const om_profile *profile, om_error *err) {
     om_status status = OM_OK;
     const char *name;
@@ -91,8 +104,10 @@ static om_status sum_presets(om_curve *out, const om_profile *profile, om_error 
     if (types == NULL) {
         OM_TRY(om_fail_nomem(err, (size_t) profile->n_units * sizeof *types));
     }
-    for (int i = 0; (name = om_preset_name(i)) != NULL && i < OM_CURVE_PRESETS; i++) {
-        OM_TRY(om_preset_types(types, profile, name, err));
+    for (int i = 0;
+         i < OM_CURVE_PRESETS && (name = preset_types(types, i, profile, &status, err)) != NULL;
+         i++) {
+        OM_TRY(status);
         const om_plan_total total = om_plan_sum(profile, types);
         out->presets[out->n_presets++] =
             (om_curve_point){ .name = name,

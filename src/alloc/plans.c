@@ -14,6 +14,7 @@
 
 #include "alloc/active.h"
 #include "alloc/presets.h"
+#include "alloc/recipes.h"
 #include "base/mem.h"
 
 const om_choice *om_unit_nearest(const om_unit *unit, const om_format *format) {
@@ -47,8 +48,22 @@ om_plan_total om_plan_sum(const om_profile *p, const om_format *const *types) {
     return sum;
 }
 
+/* The types of the tiers. */
+typedef enum tier { TIER_8, TIER_6, TIER_4 } tier;
+
+static const om_format *type_of(tier t, om_container container) {
+    static const char *const names[OM_CONTAINER_COUNT][3] = {
+        [OM_CONTAINER_GGUF] = { "q8_0", "q6_K", "q4_K" },
+        [OM_CONTAINER_MLX] = { "mlx_8bit_g64", "mlx_6bit_g64", "mlx_4bit_g64" },
+    };
+    return om_format_by_name(names[container][t]);
+}
+
 /* q4_K, or the better of the types with 32-weight blocks where it does not fit the rows. */
-static const om_choice *four_bit(const om_unit *u) {
+static const om_choice *four_bit(const om_unit *u, om_container container) {
+    if (container == OM_CONTAINER_MLX) {
+        return om_unit_nearest(u, type_of(TIER_4, container));
+    }
     const om_format *q4_k = om_format_by_name("q4_K");
     const om_choice *best = om_unit_choice(u, q4_k);
     static const char *const others[] = { "q4_0", "iq4_nl" };
@@ -85,7 +100,7 @@ static om_status rank_units(ranked **out, double **middle, const om_profile *p, 
     }
     for (size_t i = 0; i < n; i++) {
         const om_unit *u = &p->units[i];
-        (*out)[i] = (ranked){ u, four_bit(u)->nats / (double) u->params };
+        (*out)[i] = (ranked){ u, four_bit(u, p->container)->nats / (double) u->params };
         total += (double) u->params;
     }
     qsort(*out, n, sizeof **out, compare_ranked);
@@ -100,9 +115,10 @@ static om_status rank_units(ranked **out, double **middle, const om_profile *p, 
 /* The type of 2 to 3 bits per weight with the fewest nats over the last tier. */
 static const om_format *low_type(const om_profile *p, const ranked *order, const double *middle,
                                  double from) {
-    const om_format *best = om_format_by_name("q2_K"), *f;
+    const bool mlx = p->container == OM_CONTAINER_MLX;
+    const om_format *best = om_format_by_name(mlx ? "mlx_2bit_g64" : "q2_K"), *f;
     double best_nats = HUGE_VAL;
-    for (int k = 0; (f = om_format_at(k)) != NULL; k++) {
+    for (int k = 0; (f = mlx ? om_format_mlx_at(k) : om_format_at(k)) != NULL; k++) {
         double bpw = om_format_bpw(f), nats = 0.0;
         bool somewhere = false;
         if (bpw < 2.0 || bpw > 3.0) {
@@ -132,11 +148,11 @@ static om_status tiers(const om_format **types, const om_profile *p, om_error *e
         const om_unit *u = order[i].unit;
         const om_choice *c;
         if (middle[i] < 0.05) {
-            c = om_unit_nearest(u, om_format_by_name("q8_0"));
+            c = om_unit_nearest(u, type_of(TIER_8, p->container));
         } else if (middle[i] < 0.20) {
-            c = om_unit_nearest(u, om_format_by_name("q6_K"));
+            c = om_unit_nearest(u, type_of(TIER_6, p->container));
         } else {
-            c = middle[i] < 0.70 ? four_bit(u) : om_unit_nearest(u, low);
+            c = middle[i] < 0.70 ? four_bit(u, p->container) : om_unit_nearest(u, low);
         }
         types[u - p->units] = c->format;
     }
@@ -149,19 +165,20 @@ out:
 static om_status two_tier(const om_format **types, const om_profile *p, int64_t budget_bytes,
                           om_error *err) {
     om_status status = OM_OK;
-    const om_format *q8 = om_format_by_name("q8_0");
+    const om_format *q8 = type_of(TIER_8, p->container);
     ranked *order = NULL;
     double *middle = NULL;
     OM_TRY(rank_units(&order, &middle, p, err));
     for (int i = 0; i < p->n_units; i++) {
         const om_unit *u = order[i].unit;
         types[u - p->units] =
-            middle[i] < 0.5 ? om_unit_nearest(u, q8)->format : four_bit(u)->format;
+            middle[i] < 0.5 ? om_unit_nearest(u, q8)->format : four_bit(u, p->container)->format;
     }
     int64_t bytes = om_plan_sum(p, types).bytes;
     for (int i = p->n_units - 1; i >= 0 && budget_bytes > 0 && bytes > budget_bytes; i--) {
         const om_unit *u = order[i].unit;
-        const om_choice *now = om_unit_choice(u, types[u - p->units]), *less = four_bit(u);
+        const om_choice *now = om_unit_choice(u, types[u - p->units]),
+                        *less = four_bit(u, p->container);
         bytes += om_pad(less->bytes, p->alignment) - om_pad(now->bytes, p->alignment);
         types[u - p->units] = less->format;
     }
@@ -190,7 +207,16 @@ om_status om_plan_types(const om_format **types, const om_profile *profile, cons
         return uniform(types, profile, plan + 8, err);
     }
     if (strncmp(plan, "preset:", 7) == 0) {
+        if (profile->container == OM_CONTAINER_MLX) {
+            return om_fail(err, OM_E_ARG,
+                           "plan %.64s is llama-quantize's, for GGUF; for MLX there are "
+                           "mlx:mixed_4_6 and its like",
+                           plan);
+        }
         return om_preset_types(types, profile, plan + 7, err);
+    }
+    if (strncmp(plan, "mlx:", 4) == 0) {
+        return om_recipe_types(types, profile, plan + 4, err);
     }
     if (strcmp(plan, "tiers") == 0) {
         return tiers(types, profile, err);
@@ -199,6 +225,7 @@ om_status om_plan_types(const om_format **types, const om_profile *profile, cons
         return two_tier(types, profile, budget_bytes, err);
     }
     return om_fail(err, OM_E_ARG,
-                   "unknown plan '%.64s'; expected uniform:TYPE, preset:NAME, tiers or two-tier",
+                   "unknown plan '%.64s'; expected uniform:TYPE, preset:NAME, mlx:NAME, tiers or "
+                   "two-tier",
                    plan);
 }

@@ -12,8 +12,10 @@ const om_choice *om_unit_nearest(const om_unit *unit, const om_format *format);
  *
  *    uniform:TYPE   the same type everywhere
  *    preset:NAME    llama-quantize's mixture (presets.h)
+ *    mlx:NAME       mlx_lm.convert's recipe (recipes.h)
  *    tiers          tensors by predicted nats per weight at 4 bit, the most sensitive first: 5 % of
- *                   the weights q8_0, 15 % q6_K, 50 % q4_K, 30 % the best type of 2 to 3 bit
+ *                   the weights q8_0, 15 % q6_K, 50 % q4_K, 30 % the best type of 2 to 3 bit;
+ *                   for MLX 8, 6, 4 bits in groups of 64 and likewise
  *    two-tier       the most sensitive half q8_0, the rest 4 bit; fewer q8_0 when budget_bytes
  *                   (0 = none) needs it
  *

@@ -287,7 +287,9 @@ om_status om_problem_build(om_problem *out, const om_profile *profile,
     if (partner == NULL || out->groups == NULL || out->options == NULL) {
         OM_TRY(om_fail_nomem(err, n_choices * sizeof *out->options));
     }
-    find_partners(partner, profile, options->untie_gate_up);
+    /* only llama.cpp has kernels that want both in one type */
+    const bool untie = options->untie_gate_up || profile->container == OM_CONTAINER_MLX;
+    find_partners(partner, profile, untie);
     make_groups(out, profile, partner);
     const builder b = { out, profile, &pins, &filter, options, om_active_of(profile) };
     for (int g = 0; g < out->n_groups; g++) {

@@ -6,7 +6,6 @@ typedef struct args {
     om_allocate_options o;
     om_budget_args budget;
     om_opt_list pins;
-    const char *to;
 } args;
 
 static const om_opt options[] = {
@@ -34,7 +33,8 @@ static const om_opt options[] = {
       .kind = OM_OPT_STR,
       .offset = offsetof(args, o.plan),
       .metavar = "NAME",
-      .help = "instead of the optimum: uniform:TYPE, preset:NAME (as Q4_K_M), tiers or two-tier" },
+      .help = "instead of the optimum: uniform:TYPE, preset:NAME (as Q4_K_M), mlx:NAME (as "
+              "mixed_4_6), tiers or two-tier" },
     { .name = "tiers",
       .kind = OM_OPT_INT,
       .offset = offsetof(args, o.n_tiers),
@@ -61,7 +61,7 @@ static const om_opt options[] = {
       .help = "also give the whole curve of size against loss" },
     { .name = "to",
       .kind = OM_OPT_STR,
-      .offset = offsetof(args, to),
+      .offset = offsetof(args, o.to),
       .metavar = "FORMAT",
       .choices = "gguf|mlx",
       .help = "container of the result (default gguf)" },
@@ -78,7 +78,6 @@ static om_status run(om_result *out, void *p, const om_env *env, om_error *err) 
     const bool limited = a->o.max_active_bytes > 0 || a->o.min_tok_s > 0.0;
     const bool required = a->o.plan == NULL && !a->o.sweep && !limited;
     OM_TRY(om_budget_from_args(&a->o.budget, &a->budget, required, err));
-    OM_TRY(om_require_gguf(a->to, err));
     a->o.pins = a->pins.items;
     a->o.n_pins = a->pins.n;
     OM_TRY(om_allocate(out, &a->o, env, err));
@@ -92,7 +91,8 @@ const om_command om_cmd_allocate = {
     .details = "Solves an integer program over the profile; takes seconds and needs no model.",
     .examples = "  optimum allocate profile.json --memory 24GiB --ctx 16384 -o allocation.json\n"
                 "  optimum allocate profile.json --bpw 4.5 --tiers 4 --pin 'output\\.weight=q6_K'\n"
-                "  optimum allocate profile.json --size 20GB --min-tok-s 15 --bandwidth 100GB/s\n",
+                "  optimum allocate profile.json --size 20GB --min-tok-s 15 --bandwidth 100GB/s\n"
+                "  optimum allocate profile.json --to mlx --bpw 4.5 -o allocation.json\n",
     .options = options,
     .n_options = OM_COUNT(options),
     .args_size = sizeof(args),

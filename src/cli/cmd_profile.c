@@ -5,7 +5,6 @@ typedef struct args {
     om_common common;
     om_profile_options o;
     om_opt_list calib;
-    const char *to;
 } args;
 
 static const om_opt options[] = {
@@ -13,7 +12,7 @@ static const om_opt options[] = {
       .kind = OM_OPT_POSITIONAL,
       .required = true,
       .offset = offsetof(args, o.model),
-      .help = "full-precision GGUF (the first file when it is split)" },
+      .help = "full-precision GGUF (the first file when it is split), or a Hugging Face folder" },
     { .name = "calib",
       .kind = OM_OPT_LIST,
       .required = true,
@@ -29,10 +28,17 @@ static const om_opt options[] = {
       .help = "profile.json to write" },
     { .name = "to",
       .kind = OM_OPT_STR,
-      .offset = offsetof(args, to),
+      .offset = offsetof(args, o.to),
       .metavar = "FORMAT",
       .choices = "gguf|mlx|both",
-      .help = "container of the result (default gguf)" },
+      .help =
+          "measure the types of llama.cpp, of mlx-lm, or both (default gguf; both for a folder)" },
+    { .name = "gguf-out",
+      .kind = OM_OPT_STR,
+      .offset = offsetof(args, o.gguf_out),
+      .metavar = "FILE",
+      .help =
+          "GGUF that is made of a Hugging Face folder, and kept (default: beside profile.json)" },
     { .name = "method",
       .kind = OM_OPT_STR,
       .offset = offsetof(args, o.method),
@@ -44,7 +50,7 @@ static const om_opt options[] = {
       .kind = OM_OPT_STR,
       .offset = offsetof(args, o.types),
       .metavar = "LIST",
-      .help = "comma-separated candidate types (default: all that llama.cpp runs)" },
+      .help = "comma-separated candidate types (default: all that run well)" },
     { .name = "windows",
       .kind = OM_OPT_INT,
       .offset = offsetof(args, o.n_windows),
@@ -94,7 +100,6 @@ static const om_opt options[] = {
 static om_status run(om_result *out, void *p, const om_env *env, om_error *err) {
     args *a = p;
     om_status status = OM_OK;
-    OM_TRY(om_require_gguf(a->to, err));
     a->o.calib = a->calib.items;
     a->o.n_calib = a->calib.n;
     OM_TRY(om_profile_run(out, &a->o, env, err));
@@ -108,7 +113,8 @@ const om_command om_cmd_profile = {
     .details = "One profile serves every budget. The unit is nats: KL divergence per token from "
                "the full-precision model.",
     .examples = "  optimum profile model-bf16.gguf --calib calib.txt -o profile.json\n"
-                "  optimum profile model-bf16.gguf --calib a.txt b.txt -o profile.json\n",
+                "  optimum profile model-bf16.gguf --calib a.txt b.txt -o profile.json\n"
+                "  optimum profile Qwen3-8B/ --calib calib.txt --to mlx -o profile.json\n",
     .options = options,
     .n_options = OM_COUNT(options),
     .args_size = sizeof(args),

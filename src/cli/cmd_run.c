@@ -6,7 +6,6 @@ typedef struct args {
     om_run_options o;
     om_budget_args budget;
     om_opt_list calib, pins;
-    const char *to;
 } args;
 
 static const om_opt options[] = {
@@ -14,7 +13,7 @@ static const om_opt options[] = {
       .kind = OM_OPT_POSITIONAL,
       .required = true,
       .offset = offsetof(args, o.model),
-      .help = "full-precision GGUF (the first file when it is split)" },
+      .help = "full-precision GGUF (the first file when it is split), or a Hugging Face folder" },
     { .name = "out",
       .letter = 'o',
       .kind = OM_OPT_STR,
@@ -36,7 +35,7 @@ static const om_opt options[] = {
       .help = "text to judge on (default: the held-out last tenth of the calibration text)" },
     { .name = "to",
       .kind = OM_OPT_STR,
-      .offset = offsetof(args, to),
+      .offset = offsetof(args, o.to),
       .metavar = "FORMAT",
       .choices = "gguf|mlx|both",
       .help = "container of the result (default gguf)" },
@@ -50,7 +49,7 @@ static const om_opt options[] = {
       .kind = OM_OPT_STR,
       .offset = offsetof(args, o.types),
       .metavar = "LIST",
-      .help = "comma-separated types to choose from (default: all that llama.cpp runs)" },
+      .help = "comma-separated types to choose from (default: all that run well)" },
     { .name = "pin",
       .kind = OM_OPT_LIST,
       .offset = offsetof(args, pins),
@@ -106,7 +105,6 @@ static om_status run(om_result *out, void *p, const om_env *env, om_error *err) 
     args *a = p;
     om_status status = OM_OK;
     OM_TRY(om_budget_from_args(&a->o.budget, &a->budget, true, err));
-    OM_TRY(om_require_gguf(a->to, err));
     a->o.calib = a->calib.items;
     a->o.n_calib = a->calib.n;
     a->o.pins = a->pins.items;
@@ -119,11 +117,13 @@ out:
 const om_command om_cmd_run = {
     .name = "run",
     .summary = "profile, allocate, quantize, judge and report, in one go",
-    .details = "Measures the model, finds the best mix of types under the budget, writes the GGUF, "
-               "judges it against the full-precision model and against presets of the same size, "
+    .details = "Measures the model, finds the best mix of types under the budget, writes the GGUF or the "
+               "MLX folder, judges it against the full-precision model and against what other tools "
+               "make at the same size, "
                "and writes a report.",
     .examples = "  optimum run model-bf16.gguf --memory 24GiB --ctx 16384 -o out\n"
-                "  optimum run model-bf16.gguf --size 12GB --calib my.txt -o out\n",
+                "  optimum run model-bf16.gguf --size 12GB --calib my.txt -o out\n"
+                "  optimum run Qwen3-8B/ --to mlx --bpw 4.5 -o out\n",
     .options = options,
     .n_options = OM_COUNT(options),
     .args_size = sizeof(args),

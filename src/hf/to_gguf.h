@@ -5,6 +5,9 @@
 #include "hf/directory.h"
 #include "model/gguf.h"
 
+/** Key of the metadata under which the directory's digest (om_hf_sha256) is kept. */
+#define OM_HF_SOURCE_KEY "optimum.directory.sha256"
+
 /** What llama.cpp's converter would make of the directory, in the source's own precision (FP8 and
  * MXFP4 as BF16; MLX's codes as F32), written atomically.
  *

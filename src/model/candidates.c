@@ -58,22 +58,37 @@ static bool is_listed(const om_format *format, const char *types) {
     return false;
 }
 
+static bool is_candidate(const om_format *f, const om_tensor *tensor, const char *types) {
+    if (f == tensor->format) {
+        return true;
+    }
+    const int64_t bytes = om_format_size(f, tensor->ne[0], om_tensor_n_rows(tensor));
+    return tensor->may_quantize && is_listed(f, types) && bytes >= 0 && bytes < tensor->bytes;
+}
+
+/* The next of two catalogues that both ascend in bits per weight, and so, for one shape, in
+ * bytes. */
+static const om_format *next_of_both(int *i_gguf, int *i_mlx) {
+    const om_format *a = om_format_at(*i_gguf), *b = om_format_mlx_at(*i_mlx);
+    if (b == NULL || (a != NULL && om_format_bpw(a) <= om_format_bpw(b))) {
+        (*i_gguf)++;
+        return a;
+    }
+    (*i_mlx)++;
+    return b;
+}
+
 om_status om_candidates(const om_format **out, int *n, int cap, const om_tensor *tensor,
-                        const char *types, om_error *err) {
+                        const char *types, unsigned containers, om_error *err) {
     om_status status = om_candidates_check(types, err);
     if (status != OM_OK) {
         return status;
     }
-    int count = 0;
+    int count = 0, i_gguf = 0, i_mlx = 0;
     const om_format *f;
-    /* The catalogue ascends in bits per weight, so for one shape it ascends in bytes too. */
-    for (int i = 0; (f = om_format_at(i)) != NULL; i++) {
-        int64_t bytes = om_format_size(f, tensor->ne[0], om_tensor_n_rows(tensor));
-        bool take = f == tensor->format;
-        if (!take && tensor->may_quantize && is_listed(f, types)) {
-            take = bytes >= 0 && bytes < tensor->bytes;
-        }
-        if (!take) {
+    while ((f = next_of_both(&i_gguf, &i_mlx)) != NULL) {
+        const unsigned needs = f->mlx == OM_MLX_NONE ? OM_FOR_GGUF : OM_FOR_MLX;
+        if ((f != tensor->format && (containers & needs) == 0) || !is_candidate(f, tensor, types)) {
             continue;
         }
         if (count == cap) {

@@ -5,12 +5,14 @@
 
 #include "model/gguf.h"
 
-enum { OM_CANDIDATES_MAX = 48 }; /* more than the catalogue holds: a safe size for `out` */
+enum { OM_CANDIDATES_MAX = 72 }; /* more than the catalogue holds: a safe size for `out` */
 
 /** The candidates of one tensor, in ascending bytes.
  *
  *  out    [cap] borrowed catalogue entries; *n of them are filled
- *  types  comma-separated type names, or NULL for all that stock llama.cpp runs well
+ *  types       comma-separated type names, or NULL for all that stock llama.cpp and mlx-lm run
+ *              well
+ *  containers  bits, 1 << om_container: types of others are no candidates
  *
  *  The source's own type is always among them. A type is left out when its block does not divide
  *  the row (so no runtime or writer can fall back silently), and when it is not smaller than the
@@ -20,7 +22,13 @@ enum { OM_CANDIDATES_MAX = 48 }; /* more than the catalogue holds: a safe size f
  *          an empty list; OM_E_INTERNAL when cap is too small.
  */
 om_status om_candidates(const om_format **out, int *n, int cap, const om_tensor *tensor,
-                        const char *types, om_error *err) OM_WARN_UNUSED;
+                        const char *types, unsigned containers, om_error *err) OM_WARN_UNUSED;
+
+enum {
+    OM_FOR_GGUF = 1 << OM_CONTAINER_GGUF,
+    OM_FOR_MLX = 1 << OM_CONTAINER_MLX,
+    OM_FOR_BOTH = OM_FOR_GGUF | OM_FOR_MLX
+};
 
 /** Check a list of types before any work: the errors of om_candidates. NULL is fine. */
 om_status om_candidates_check(const char *types, om_error *err) OM_WARN_UNUSED;

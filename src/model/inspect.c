@@ -51,7 +51,7 @@ static om_role_info *role_of(om_inspection *in, const om_tensor *t) {
 static om_status add_tensor(om_inspection *in, const om_tensor *t, om_error *err) {
     const om_format *types[OM_CANDIDATES_MAX];
     int n = 0;
-    om_status status = om_candidates(types, &n, OM_CANDIDATES_MAX, t, NULL, err);
+    om_status status = om_candidates(types, &n, OM_CANDIDATES_MAX, t, NULL, OM_FOR_GGUF, err);
     if (status != OM_OK) {
         return status;
     }

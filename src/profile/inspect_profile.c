@@ -369,6 +369,8 @@ om_status om_inspect_profile(om_result *out, const om_inspect_profile_options *o
     }
     OM_TRY(om_check_cancel(env, err));
     OM_TRY(om_profile_read(&profile, options->profile, err));
+    const bool gguf = om_profile_has(profile, OM_CONTAINER_GGUF);
+    OM_TRY(om_profile_for(profile, gguf ? OM_CONTAINER_GGUF : OM_CONTAINER_MLX, err));
     OM_TRY(gather(&f, profile, err));
     OM_TRY(make_result(out, &f, err));
 out:

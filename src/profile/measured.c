@@ -13,6 +13,7 @@
 #include "base/parallel.h"
 #include "calib/editable.h"
 #include "eval/metrics.h"
+#include "profile/roundtrip.h"
 
 /* One tensor in one type. */
 typedef struct candidate {
@@ -122,9 +123,9 @@ static void quantize_rows(void *ctx, int64_t first, int64_t last, int worker) {
     for (int64_t r = first; r < last && a->status[worker] == OM_OK; r++) {
         a->status[worker] = om_tensor_rows_f32(row, a->c->tensor, r, 1, &a->errors[worker]);
         if (a->status[worker] == OM_OK) {
-            ggml_quantize_chunk(
-                (enum ggml_type) a->c->choice->format->ggml_type, row, a->out + r * row_bytes, 0, 1,
-                n_in, a->importance ? a->importance + r / a->c->tensor->ne[1] * n_in : NULL);
+            om_roundtrip_pack(
+                a->out + r * row_bytes, a->c->choice->format, a->c->tensor->format, row,
+                a->importance ? a->importance + r / a->c->tensor->ne[1] * n_in : NULL, 1, n_in);
         }
     }
 }
@@ -147,7 +148,7 @@ static om_status quantize_candidate(const candidate *c, unsigned char *out, floa
         status = om_fail_nomem(err, (size_t) (n_workers * n_in) * sizeof(float));
         goto out;
     }
-    ggml_quantize_init((enum ggml_type) c->choice->format->ggml_type);
+    om_roundtrip_init(c->choice->format);
     om_parallel_for(pool, om_tensor_n_rows(c->tensor), 16, quantize_rows, &a);
     for (int k = 0; k < n_workers; k++) {
         if (a.status[k] != OM_OK) {
@@ -221,8 +222,8 @@ static void install(lab *l, const candidate *c) {
     const unsigned char *packed = l->cache.data + c->offset;
     unsigned char *to = om_editable_weight(l->model, c->weight);
     for (int64_t r = 0; r < om_tensor_n_rows(c->tensor); r++) {
-        ggml_get_type_traits((enum ggml_type) c->choice->format->ggml_type)
-            ->to_float(packed + r * row_bytes, l->row, n_in);
+        om_roundtrip_unpack(l->row, c->choice->format, c->tensor->format, packed + r * row_bytes, 1,
+                            n_in);
         if (own == GGML_TYPE_F32) {
             memcpy(to + r * weight_row, l->row, (size_t) weight_row);
         } else {

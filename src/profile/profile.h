@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "model/format.h"
 #include "model/memory.h"
+#include "model/probe.h"
 
 /** One candidate: store this tensor in this type. */
 typedef struct om_choice {
@@ -33,6 +34,7 @@ typedef struct om_unit {
     const om_format *source; /* type in the source file */
     double fisher_trace;     /* sum over the tensor of F, for the report; 0 unknown */
     double reach;            /* sum of the weights of the routers behind it (eq. 15) */
+    om_probe probe;          /* of the source's weights */
     om_expert_stats expert;  /* all NULL: dense, or a profile without them */
     om_choice *choices; /* [n_choices] ascending bytes; the source type is among them with 0 nats */
     int n_choices;
@@ -55,6 +57,14 @@ typedef struct om_fixed {
     int64_t bytes; /* copied as it is, without padding */
 } om_fixed;
 
+/** What an MLX model holds besides the tensors to choose for. */
+typedef struct om_mlx_contents {
+    bool known;             /* false: profiled for GGUF only */
+    int64_t metadata_bytes; /* headers of all files (mlx/layout.h) */
+    om_fixed *fixed;        /* dense tensors, by their names in the GGUF */
+    int n_fixed;
+} om_mlx_contents;
+
 typedef struct om_profile {
     char model_path[1024], model_sha256[65], arch[64];
     int64_t params;     /* all tensors, fixed ones too: what bits per weight divide by */
@@ -65,9 +75,13 @@ typedef struct om_profile {
     char select[16]; /* how the windows were chosen: "" spread over the text, "cover" */
     uint64_t seed;
     int64_t tokens; /* scored: N of eq. (1) */
+    /* Of the container below, and so are the units' choices after om_profile_for; before it they
+     * are of both, and these are the GGUF's. */
     int64_t metadata_bytes, alignment;
     om_fixed *fixed;
     int n_fixed;
+    om_container container;
+    om_mlx_contents mlx;
     om_memory memory;
     char method[16];                         /* "fisher" or "measured" */
     char stats_path[1024], stats_sha256[65]; /* "" when there are none */
@@ -94,6 +108,13 @@ om_status om_profile_write(const om_profile *profile, const char *path,
                            om_error *err) OM_WARN_UNUSED;
 void om_profile_free(om_profile *profile);
 
+/** Keep what one container needs: its types (plain ones included), its contents. To be called once,
+ * before anything is chosen. In MLX a tensor that is not quantized has 16 bits a weight.
+ * Errors: OM_E_ARG when the profile was not made for it. */
+om_status om_profile_for(om_profile *profile, om_container container, om_error *err) OM_WARN_UNUSED;
+/** Was it made for this container? */
+bool om_profile_has(const om_profile *profile, om_container container);
+
 /** Sum of the routers' weights. */
 double om_routers_weight(const om_routers *r);
 void om_routers_release(om_routers *r); /* accepts a zeroed struct */
@@ -103,8 +124,8 @@ double om_routers_nats(double weight, double routing);
 
 /** NULL when the unit has no such candidate. */
 const om_choice *om_unit_choice(const om_unit *unit, const om_format *format);
-/** The candidate nearest to q4_K's 4.5 bits per weight: where "at about 4 bits" is read off. NULL:
- * no candidates. */
+/** The candidate nearest to the 4.5 bits per weight of q4_K and mlx_4bit_g64: where "at about 4
+ * bits" is read off. NULL: no candidates. */
 const om_choice *om_unit_four_bit(const om_unit *unit);
 /** Bytes of the output that no choice changes: metadata and fixed tensors, padded. */
 int64_t om_profile_fixed_bytes(const om_profile *profile);

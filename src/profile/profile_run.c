@@ -16,20 +16,49 @@
 #include "base/parallel.h"
 #include "calib/cover.h"
 #include "calib/pass.h"
+#include "hf/directory.h"
 #include "model/candidates.h"
 #include "model/llama_log.h"
+#include "model/probe.h"
 #include "profile/measured.h"
+#include "profile/mlx_contents.h"
 #include "profile/profile.h"
 #include "profile/qerror.h"
 #include "profile/routers.h"
+#include "profile/source.h"
 #include "profile/stats_make.h"
 #include "profile/windows.h"
 
 /* ---- units and their costs ---- */
 
+static unsigned containers_of(const om_profile_options *o) {
+    if (strcmp(o->to, "gguf") == 0) {
+        return OM_FOR_GGUF;
+    }
+    return strcmp(o->to, "mlx") == 0 ? OM_FOR_MLX : OM_FOR_BOTH;
+}
+
+/* By these numbers a writer knows that a directory holds the weights that were measured. */
+static om_status look_at_weights(om_probe *probe, const om_tensor *t, om_error *err) {
+    om_status status = OM_OK;
+    int64_t rows[OM_PROBE_ROWS];
+    float *row = om_calloc((size_t) t->ne[0], sizeof *row);
+    if (!row) {
+        return om_fail_nomem(err, (size_t) t->ne[0] * sizeof *row);
+    }
+    om_probe_rows(rows, t->name, om_tensor_n_rows(t));
+    for (int k = 0; k < OM_PROBE_ROWS; k++) {
+        OM_TRY(om_tensor_rows_f32(row, t, rows[k], 1, err));
+        om_probe_look(probe, k, t->name, row, t->ne[0]);
+    }
+out:
+    om_free(row);
+    return status;
+}
+
 /* Name, shape and candidates; the nats are still to come. */
 static om_status describe_unit(om_unit *u, const om_tensor *t, const om_tensor_stats *stats,
-                               const char *types, om_error *err) {
+                               const om_profile_options *o, om_error *err) {
     om_status status = OM_OK;
     const om_format *formats[OM_CANDIDATES_MAX];
     int n = 0;
@@ -42,7 +71,8 @@ static om_status describe_unit(om_unit *u, const om_tensor *t, const om_tensor_s
     u->params = om_tensor_params(t);
     u->source = t->format;
     u->fisher_trace = stats->total;
-    OM_TRY(om_candidates(formats, &n, OM_CANDIDATES_MAX, t, types, err));
+    OM_TRY(look_at_weights(&u->probe, t, err));
+    OM_TRY(om_candidates(formats, &n, OM_CANDIDATES_MAX, t, o->types, containers_of(o), err));
     u->choices = om_calloc((size_t) n, sizeof *u->choices);
     if (!u->choices) {
         return om_fail_nomem(err, (size_t) n * sizeof *u->choices);
@@ -77,7 +107,7 @@ static om_status describe_experts(om_unit *u, const om_fisher_weight *w, om_erro
 }
 
 static om_status describe_units(om_profile *p, const om_model *model, const om_fisher *fisher,
-                                const om_stats *stats, const char *types, om_error *err) {
+                                const om_stats *stats, const om_profile_options *o, om_error *err) {
     om_status status = OM_OK;
     const int n = om_model_n_tensors(model);
     p->units = om_calloc((size_t) n, sizeof *p->units);
@@ -90,7 +120,7 @@ static om_status describe_units(om_profile *p, const om_model *model, const om_f
         const om_tensor_stats *s = om_stats_find(stats, t->name);
         if (s) {
             om_unit *u = &p->units[p->n_units++];
-            OM_TRY(describe_unit(u, t, s, types, err));
+            OM_TRY(describe_unit(u, t, s, o, err));
             if (u->experts > 1) {
                 OM_TRY(describe_experts(u, &fisher->weights[om_fisher_find(fisher, t->name)], err));
             }
@@ -212,6 +242,10 @@ out:
     return status;
 }
 
+static bool is_measured(const om_profile_options *o) {
+    return o->method && strcmp(o->method, "measured") == 0;
+}
+
 static bool covers(const om_profile_options *o) {
     return o->select && strcmp(o->select, "cover") == 0;
 }
@@ -244,13 +278,14 @@ static void digest_windows(char hex[65], const om_windows *w) {
 }
 
 /* Everything the sums depend on; an equal key means equal sums. */
-static void work_key(char key[65], const om_profile *p, const om_windows *w, const char *types) {
+static void work_key(char key[65], const om_profile *p, const om_windows *w,
+                     const om_profile_options *o) {
     char text[512], types_key[65], windows_key[65];
-    om_sha256_bytes(types_key, types ? types : "", types ? strlen(types) : 0);
+    om_sha256_bytes(types_key, o->types ? o->types : "", o->types ? strlen(o->types) : 0);
     digest_windows(windows_key, w);
-    const int n =
-        snprintf(text, sizeof text, "%s/5 %s %s %d %d %llu %s", p->method, p->model_sha256,
-                 windows_key, w->n_windows, w->n_tokens, (unsigned long long) p->seed, types_key);
+    const int n = snprintf(text, sizeof text, "%s/5 %s %s %d %d %llu %s %s", p->method,
+                           p->model_sha256, windows_key, w->n_windows, w->n_tokens,
+                           (unsigned long long) p->seed, types_key, is_measured(o) ? o->to : "");
     om_sha256_bytes(key, text, (size_t) n);
 }
 
@@ -296,14 +331,14 @@ static char *beside(const char *path, const char *suffix) {
     return om_buf_take(&b);
 }
 
-static bool is_measured(const om_profile_options *o) {
-    return o->method && strcmp(o->method, "measured") == 0;
-}
-
 static om_status check_options(const om_profile_options *o, om_error *err) {
     if (!o->model || !o->out || o->n_calib < 1) {
         return om_fail(err, OM_E_ARG,
                        "profile needs a model, at least one --calib file and -o profile.json");
+    }
+    if (o->to && strcmp(o->to, "gguf") != 0 && strcmp(o->to, "mlx") != 0 &&
+        strcmp(o->to, "both") != 0) {
+        return om_fail(err, OM_E_ARG, "--to %s: expected gguf, mlx or both", o->to);
     }
     if (o->method && strcmp(o->method, "fisher") != 0 && !is_measured(o)) {
         return om_fail(err, OM_E_ARG, "--method %s: expected fisher or measured", o->method);
@@ -404,6 +439,9 @@ static om_status job_open(job *j, om_error *err) {
     OM_TRY(om_model_open(&j->model, o->model, err));
     warn_about_source(j->model, j->env);
     OM_TRY(describe_model(j->p, j->model, j->env, err));
+    if ((containers_of(o) & OM_FOR_MLX) != 0) {
+        OM_TRY(om_mlx_contents_of(&j->p->mlx, j->model, err));
+    }
     OM_TRY(om_profile_windows_read(&j->windows, &n_wanted, o, j->env, err));
     OM_TRY(om_fisher_new(&j->fisher, j->model, err));
     OM_TRY(check_tensors(j->model, j->fisher, err));
@@ -411,7 +449,7 @@ static om_status job_open(job *j, om_error *err) {
         OM_TRY(choose_windows(j, n_wanted, err));
     }
     OM_TRY(describe_calibration(j->p, &j->windows, o, err));
-    work_key(j->key, j->p, &j->windows, o->types);
+    work_key(j->key, j->p, &j->windows, o);
 out:
     return status;
 }
@@ -543,17 +581,17 @@ static om_status report(om_result *out, const job *j, om_error *err) {
     return OM_OK;
 }
 
-om_status om_profile_run(om_result *out, const om_profile_options *o, const om_env *env,
-                         om_error *err) {
+/* The verb, of a GGUF. */
+static om_status run(om_result *out, const om_profile_options *o, const om_env *env,
+                     om_error *err) {
     om_status status = OM_OK;
     job j = { .o = o, .env = env };
     om_llama_log log = { .model = o->model };
     om_llama_log_begin(&log, env);
-    OM_TRY(check_options(o, err));
     const bool measured = is_measured(o);
     OM_TRY(job_open(&j, err));
     OM_TRY(collect(&j, measured, err));
-    OM_TRY(describe_units(j.p, j.model, j.fisher, j.stats, o->types, err));
+    OM_TRY(describe_units(j.p, j.model, j.fisher, j.stats, o, err));
     const double start = om_now_s();
     if (measured) {
         const om_measured_options m = { o->model, j.checkpoint, j.key, o->restart };
@@ -576,5 +614,27 @@ out:
     }
     job_release(&j);
     om_llama_log_end(&log);
+    return status;
+}
+
+om_status om_profile_run(om_result *out, const om_profile_options *options, const om_env *env,
+                         om_error *err) {
+    om_status status = OM_OK;
+    om_profile_options o = *options;
+    char *beside_profile = NULL, *gguf = NULL;
+    OM_TRY(check_options(&o, err));
+    beside_profile = beside(o.out, ".gguf");
+    if (!beside_profile) {
+        OM_TRY(om_fail_nomem(err, strlen(o.out)));
+    }
+    if (!o.to) {
+        o.to = om_hf_is_directory(o.model) ? "both" : "gguf";
+    }
+    OM_TRY(om_profile_source(&gguf, o.model, o.gguf_out ? o.gguf_out : beside_profile, env, err));
+    o.model = gguf;
+    OM_TRY(run(out, &o, env, err));
+out:
+    om_free(beside_profile);
+    om_free(gguf);
     return status;
 }

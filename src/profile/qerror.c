@@ -4,10 +4,9 @@
 #include <math.h>
 #include <string.h>
 
-#include "ggml.h"
-
 #include "base/mem.h"
 #include "base/rng.h"
+#include "profile/roundtrip.h"
 
 enum { ROW_BLOCK = 8 }; /* rows one work item quantizes */
 
@@ -208,10 +207,10 @@ static void block_errors(void *ctx, int64_t first, int64_t last, int worker) {
         if (format == a->m->tensor->format) {
             continue;
         }
-        const enum ggml_type type = (enum ggml_type) format->ggml_type;
+        const om_format *own = a->m->tensor->format;
         const float *source = a->source + r0 * n_in;
-        ggml_quantize_chunk(type, source, packed, 0, n, n_in, a->importance);
-        ggml_get_type_traits(type)->to_float(packed, back, n * n_in);
+        om_roundtrip_pack(packed, format, own, source, a->importance, n, n_in);
+        om_roundtrip_unpack(back, format, own, packed, n, n_in);
         for (int64_t r = 0; r < n; r++) {
             double lane[8] = { 0 };
             for (int64_t j = 0; j < n_in; j++) {
@@ -230,13 +229,6 @@ static void block_errors(void *ctx, int64_t first, int64_t last, int worker) {
     }
 }
 
-static void init_formats(const om_format *const *formats, int n) {
-    for (int i = 0; i < n; i++) {
-        ggml_quantize_init(
-            (enum ggml_type) formats[i]->ggml_type); /* grids: before threads start */
-    }
-}
-
 static om_status measure_errors(error_args *a, int n_formats, om_pool *pool, om_error *err) {
     const int64_t n_in = a->m->n_in;
     const int n_workers = om_pool_size(pool);
@@ -250,7 +242,9 @@ static om_status measure_errors(error_args *a, int n_formats, om_pool *pool, om_
     if (!a->scratch || !a->packed) {
         return om_fail_nomem(err, (size_t) n_workers * a->packed_bytes);
     }
-    init_formats(a->formats, n_formats);
+    for (int i = 0; i < n_formats; i++) {
+        om_roundtrip_init(a->formats[i]);
+    }
     om_parallel_for(pool, n_formats * a->blocks, 1, block_errors, a);
     return OM_OK;
 }

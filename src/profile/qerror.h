@@ -1,4 +1,4 @@
-/* What a type costs a tensor: the weighted squared error of the real ggml quantizer, in nats
+/* What a type costs a tensor: the weighted squared error of the real quantizer, in nats
  * (docs/method.md eq. 1, 4).
  *
  * Rows are sampled: those that carry most of r_i · ‖w_i‖² for certain, others with probability in

@@ -29,7 +29,7 @@ typedef struct om_tensor_stats {
     float *routing; /* [experts, n_nats] nats of the choices that each alone changes (method.md
                        eq. 15), not in nats; NULL: not measured */
     int n_nats;
-    char nats_types[256]; /* "q4_K,q8_0": comma-separated, n_nats of them */
+    char nats_types[1024]; /* "q4_K,q8_0": comma-separated, n_nats of them */
     unsigned mapped; /* bit k: the k-th of in_sum2, rows, cols, nats, routing lies in om_stats.map
                         and is read-only */
 } om_tensor_stats;

@@ -219,6 +219,7 @@ om_status om_report_input_read(om_report_input *out, const om_report_options *o,
     om_report_input in = { 0 };
     OM_TRY(om_profile_read(&in.profile, o->profile, err));
     OM_TRY(om_allocation_read(&in.allocation, o->allocation, err));
+    OM_TRY(om_profile_for(in.profile, in.allocation->container, err));
     if (o->sweep) {
         OM_TRY(om_sweep_read(&in.sweep, o->sweep, err));
     }

@@ -35,23 +35,30 @@ typedef struct part {
 
 #define MAX_PARTS 64
 
-/* Ascending bits per weight, as the catalogue is. */
+static void add_part(part *parts, int *n, const om_format *f, const om_report_input *in) {
+    part p = { .format = f };
+    for (int j = 0; j < in->profile->n_units; j++) {
+        const decision d = decide(in, &in->profile->units[j]);
+        if (d.format == f) {
+            p.bytes += d.bytes;
+            p.params += d.unit->params;
+            p.n_tensors++;
+        }
+    }
+    if (p.n_tensors > 0 && *n < MAX_PARTS) {
+        parts[(*n)++] = p;
+    }
+}
+
+/* Ascending bits per weight, as both catalogues are; MLX's have nothing larger than plain types. */
 static int collect_parts(part *parts, const om_report_input *in) {
     int n = 0;
     const om_format *f;
-    for (int i = 0; (f = om_format_at(i)) != NULL && n < MAX_PARTS; i++) {
-        part p = { .format = f };
-        for (int j = 0; j < in->profile->n_units; j++) {
-            const decision d = decide(in, &in->profile->units[j]);
-            if (d.format == f) {
-                p.bytes += d.bytes;
-                p.params += d.unit->params;
-                p.n_tensors++;
-            }
-        }
-        if (p.n_tensors > 0) {
-            parts[n++] = p;
-        }
+    for (int i = 0; (f = om_format_mlx_at(i)) != NULL; i++) {
+        add_part(parts, &n, f, in);
+    }
+    for (int i = 0; (f = om_format_at(i)) != NULL; i++) {
+        add_part(parts, &n, f, in);
     }
     return n;
 }

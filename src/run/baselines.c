@@ -1,7 +1,8 @@
-/* The presets of llama-quantize at our size, made with our own writer and judged on the same text.
+/* The presets of llama-quantize, or the recipes of mlx_lm.convert, at our size, made with our own
+ * writer and judged on the same text.
  *
- * A comparison is fair when the rival is not larger, rounded with the same statistics and measured
- * by the same judge. Files are made one at a time and deleted after the judgement: their eval.json
+ * A comparison is fair when the rival is not larger, rounded as its own tool would (llama-quantize
+ * with the same statistics, mlx_lm.convert by minimum and maximum) and measured by the same judge. Files are made one at a time and deleted after the judgement: their eval.json
  * is what counts. A preset that cannot be made for this model is a warning, not the end of the run.
  */
 #include <stdio.h>
@@ -51,27 +52,28 @@ int om_baselines_choose(int chosen[OM_RUN_MAX_BASELINES], const om_sweep *sweep,
 /* Paths of one baseline; owned. */
 typedef struct baseline {
     char stage[64], plan[48];
-    char *eval, *allocation, *gguf;
+    char *eval, *allocation, *artifact;
 } baseline;
 
 static void baseline_release(baseline *b) {
     om_free(b->eval);
     om_free(b->allocation);
-    om_free(b->gguf);
+    om_free(b->artifact);
 }
 
 static om_status baseline_init(baseline *b, const om_job *job, const char *preset, om_error *err) {
     char file[96];
     const char *dir = job->options->out_dir;
     (void) snprintf(b->stage, sizeof b->stage, "baseline %s", preset);
-    (void) snprintf(b->plan, sizeof b->plan, "preset:%s", preset);
+    const bool mlx = job->container == OM_CONTAINER_MLX;
+    (void) snprintf(b->plan, sizeof b->plan, "%s:%s", mlx ? "mlx" : "preset", preset);
     (void) snprintf(file, sizeof file, "baseline-%s.eval.json", preset);
     b->eval = om_path_join(dir, file);
     (void) snprintf(file, sizeof file, "baseline-%s.allocation.json", preset);
     b->allocation = om_path_join(dir, file);
-    (void) snprintf(file, sizeof file, "baseline-%s.gguf", preset);
-    b->gguf = om_path_join(dir, file);
-    return b->eval && b->allocation && b->gguf ? OM_OK : om_fail_nomem(err, sizeof file);
+    (void) snprintf(file, sizeof file, "baseline-%s%s", preset, mlx ? "" : ".gguf");
+    b->artifact = om_path_join(dir, file);
+    return b->eval && b->allocation && b->artifact ? OM_OK : om_fail_nomem(err, sizeof file);
 }
 
 static om_status set_label(const baseline *b, om_error *err) {
@@ -88,24 +90,30 @@ out:
 static om_status make_and_judge(const om_job *job, const baseline *b, om_error *err) {
     om_status status = OM_OK;
     om_result r = { 0 };
+    const bool mlx = job->container == OM_CONTAINER_MLX;
     OM_TRY(om_allocate(
         &r,
-        &(om_allocate_options){ .profile = job->profile, .plan = b->plan, .out = b->allocation },
+        &(om_allocate_options){ .profile = job->profile,
+                                .to = om_container_name(job->container),
+                                .plan = b->plan,
+                                .out = b->allocation },
         job->env, err));
     om_result_release(&r);
     OM_TRY(om_quantize(&r,
-                       &(om_quantize_options){ .model = job->options->model,
+                       &(om_quantize_options){ .model = om_job_weights(job),
+                                               .to = om_container_name(job->container),
+                                               .round = mlx ? "plain" : NULL,
                                                .allocation = b->allocation,
-                                               .out = b->gguf },
+                                               .out = b->artifact },
                        job->env, err));
     om_result_release(&r);
-    om_eval_options options = om_job_eval_options(job, b->gguf, b->eval);
+    om_eval_options options = om_job_eval_options(job, b->artifact, b->eval);
     options.no_speed = true;
     OM_TRY(om_eval(&r, &options, job->env, err));
     OM_TRY(set_label(b, err));
 out:
     om_result_release(&r);
-    (void) unlink(b->gguf);
+    om_remove_tree(b->artifact);
     (void) unlink(b->allocation);
     return status;
 }
@@ -139,7 +147,7 @@ static om_status one_baseline(om_job *job, const char *preset, om_error *err) {
             *err = why;
             goto out;
         }
-        OM_TRY(om_run_state_done(&job->state, b.stage, key, err));
+        OM_TRY(om_job_done(job, b.stage, key, err));
     }
     job->baselines[job->n_baselines++] = b.eval;
     b.eval = NULL;
@@ -160,8 +168,9 @@ om_status om_stage_baselines(om_job *job, om_error *err) {
     const int n = om_baselines_choose(chosen, &sweep, job->chosen->bytes);
     if (n == 0) {
         om_log(job->env, OM_LOG_WARN,
-               "no preset of llama-quantize is as small as this file: "
-               "nothing to compare with");
+               "%s is as small as this file: nothing to compare with",
+               job->container == OM_CONTAINER_MLX ? "no recipe of mlx_lm.convert"
+                                                  : "no preset of llama-quantize");
     }
     for (int i = 0; i < n; i++) {
         OM_TRY(om_check_cancel(job->env, err));

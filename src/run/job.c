@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "calib/cover.h"
+#include "hf/directory.h"
 #include "model/candidates.h"
 
 /* ---- names ---- */
@@ -29,11 +30,16 @@ static bool is_split(const char *s) {
 }
 
 void om_job_model_name(char *dst, size_t cap, const char *path) {
-    const char *slash = strrchr(path, '/');
-    const char *name = slash ? slash + 1 : path;
-    size_t n = strlen(name);
-    n = n < cap - 1 ? n : cap - 1;
-    memcpy(dst, name, n);
+    size_t end = strlen(path); /* of a folder the name may end in slashes */
+    while (end > 1 && path[end - 1] == '/') {
+        end--;
+    }
+    size_t start = end;
+    while (start > 0 && path[start - 1] != '/') {
+        start--;
+    }
+    size_t n = end - start < cap - 1 ? end - start : cap - 1;
+    memcpy(dst, path + start, n);
     dst[n] = '\0';
     if (n > 5 && strcasecmp(dst + n - 5, ".gguf") == 0) {
         dst[n -= 5] = '\0';
@@ -51,22 +57,35 @@ void om_job_model_name(char *dst, size_t cap, const char *path) {
     }
 }
 
+/* What is made for one container has the container in its name, so that both fit in one folder. */
 static om_status set_paths(om_job *job, om_error *err) {
     const char *dir = job->options->out_dir;
+    const bool mlx = job->container == OM_CONTAINER_MLX;
+    char gguf[256];
+    om_job_model_name(gguf, sizeof gguf - 5, job->options->model);
+    memcpy(gguf + strlen(gguf), ".gguf", 6);
     const struct {
         char **path;
         const char *name;
-    } file[] = { { &job->profile, "profile.json" },       { &job->stats, "profile.stats.gguf" },
-                 { &job->allocation, "allocation.json" }, { &job->curve, "curve.json" },
-                 { &job->reference, "reference.omref" },  { &job->eval, "eval.json" },
-                 { &job->report, "report.html" } };
+    } file[] = { { &job->gguf, gguf },
+                 { &job->profile, "profile.json" },
+                 { &job->stats, "profile.stats.gguf" },
+                 { &job->reference, "reference.omref" },
+                 { &job->allocation, mlx ? "allocation.mlx.json" : "allocation.json" },
+                 { &job->curve, mlx ? "curve.mlx.json" : "curve.json" },
+                 { &job->eval, mlx ? "eval.mlx.json" : "eval.json" },
+                 { &job->report, mlx ? "report.mlx.html" : "report.html" } };
     for (size_t i = 0; i < sizeof file / sizeof file[0]; i++) {
         *file[i].path = om_path_join(dir, file[i].name);
         if (!*file[i].path) {
             return om_fail_nomem(err, strlen(dir) + 32);
         }
     }
-    return OM_OK;
+    if (!om_hf_is_directory(job->options->model)) { /* nothing to make */
+        om_free(job->gguf);
+        job->gguf = om_strdup(job->options->model);
+    }
+    return job->gguf ? OM_OK : om_fail_nomem(err, strlen(dir));
 }
 
 /* ---- types to profile ---- */
@@ -151,6 +170,10 @@ static om_status check_options(const om_run_options *o, om_error *err) {
         return om_fail(err, OM_E_ARG,
                        "give --max-active-bytes or --min-tok-s, the same limit, not both");
     }
+    if (o->to && strcmp(o->to, "gguf") != 0 && strcmp(o->to, "mlx") != 0 &&
+        strcmp(o->to, "both") != 0) {
+        return om_fail(err, OM_E_ARG, "--to %s: expected gguf, mlx or both", o->to);
+    }
     for (int i = 0; i < o->n_calib; i++) {
         if (!om_file_exists(o->calib[i])) {
             return om_fail(err, OM_E_IO, "no calibration text at %s", o->calib[i]);
@@ -173,36 +196,69 @@ static om_status check_options(const om_run_options *o, om_error *err) {
     return om_candidates_check(o->types, err);
 }
 
-om_status om_job_init(om_job *job, const om_run_options *options, const om_env *env,
-                      om_error *err) {
+om_status om_job_check_model(om_job *job, om_error *err) {
     om_status status = OM_OK;
     om_result facts = { 0 };
     om_model *model = NULL;
-    *job = (om_job){ .options = options, .env = env };
-    OM_TRY(check_options(options, err));
-    /* The budget first: an impossible one must not cost anything. */
+    const om_run_options *o = job->options;
+    /* The budget first: an impossible one must not cost anything. For MLX allocate says it. */
     OM_TRY(om_inspect(&facts,
-                      &(om_inspect_options){ .model = options->model, .budget = options->budget },
-                      env, err));
-    om_log(env, OM_LOG_DEBUG, "%s", facts.text);
-    OM_TRY(om_model_open(&model, options->model, err));
+                      &(om_inspect_options){ .model = job->gguf,
+                                             .budget = job->container == OM_CONTAINER_GGUF
+                                                           ? o->budget
+                                                           : (om_budget){ 0 } },
+                      job->env, err));
+    om_log(job->env, OM_LOG_DEBUG, "%s", facts.text);
+    OM_TRY(om_model_open(&model, job->gguf, err));
     job->model_bytes = om_model_file_bytes(model);
     job->model_params = om_model_params(model);
-    if (om_job_covers(options)) {
+    if (om_job_covers(o)) {
         OM_TRY(om_cover_check(model, err));
     }
-    OM_TRY(set_paths(job, err));
-    OM_TRY(set_types(job, err));
 out:
     om_result_release(&facts);
     om_model_free(model);
     return status;
 }
 
+/* Of a directory only what its headers say: the rest when its GGUF is there. */
+static om_status look_at_directory(om_job *job, om_error *err) {
+    om_hf *hf = NULL;
+    const om_status status = om_hf_open(&hf, job->options->model, err);
+    if (status == OM_OK) {
+        const om_safetensors *st = om_hf_safetensors(hf);
+        for (int i = 0; i < om_safetensors_n_shards(st); i++) {
+            job->model_bytes += om_safetensors_shard_bytes(st, i);
+        }
+        job->model_params = om_hf_params(hf);
+    }
+    om_hf_free(hf);
+    return status;
+}
+
+om_status om_job_init(om_job *job, const om_run_options *options, om_container container,
+                      const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    *job = (om_job){ .options = options, .env = env, .container = container };
+    OM_TRY(check_options(options, err));
+    const bool is_directory = om_hf_is_directory(options->model);
+    if (container == OM_CONTAINER_MLX && !is_directory) {
+        OM_TRY(om_fail(err, OM_E_ARG,
+                       "%s: --to %s needs the model's Hugging Face folder (config.json, "
+                       "safetensors, tokenizer)",
+                       options->model, options->to));
+    }
+    OM_TRY(set_paths(job, err));
+    OM_TRY(set_types(job, err));
+    OM_TRY(is_directory ? look_at_directory(job, err) : om_job_check_model(job, err));
+out:
+    return status;
+}
+
 void om_job_release(om_job *job) {
-    char *const strings[] = { job->profile, job->stats,     job->allocation,
-                              job->curve,   job->reference, job->eval,
-                              job->report,  job->artifact,  job->types };
+    char *const strings[] = { job->gguf,  job->profile,   job->stats, job->allocation,
+                              job->curve, job->reference, job->eval,  job->report,
+                              job->artifact, job->types };
     for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++) {
         om_free(strings[i]);
     }

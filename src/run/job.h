@@ -15,8 +15,10 @@ typedef struct om_job {
     om_run_state state;
     om_run_texts texts;
     int64_t model_bytes, model_params;
+    om_container container;  /* of the result */
+    char *gguf;              /* full precision: the model itself, or made of its directory */
     char *profile, *stats, *allocation, *curve, *reference, *eval, *report; /* paths in out_dir */
-    char *artifact;          /* the GGUF; known after allocate */
+    char *artifact;          /* the GGUF or the directory; known after allocate */
     char *types;             /* what to profile; NULL: the default */
     bool reference_is_model; /* its logits cannot be recomputed from a file: run it every time */
     bool quantized;          /* this run wrote the artifact */
@@ -28,8 +30,10 @@ typedef struct om_job {
 
 /** Open the model, resolve paths, check everything that can be checked before work. Creates
  * nothing. */
-om_status om_job_init(om_job *job, const om_run_options *options, const om_env *env,
-                      om_error *err) OM_WARN_UNUSED;
+om_status om_job_init(om_job *job, const om_run_options *options, om_container container,
+                      const om_env *env, om_error *err) OM_WARN_UNUSED;
+/** What can only be checked on the GGUF: the budget, a mixture for --select cover. */
+om_status om_job_check_model(om_job *job, om_error *err) OM_WARN_UNUSED;
 void om_job_release(om_job *job);
 
 /** Are the calibration windows chosen to cover the experts? */
@@ -39,6 +43,7 @@ bool om_job_covers(const om_run_options *options);
 void om_job_model_name(char *dst, size_t cap, const char *path);
 
 /* The stages, in order. Each is skipped, with a line, when its inputs are what they were. */
+om_status om_stage_gguf(om_job *job, om_error *err) OM_WARN_UNUSED;
 om_status om_stage_texts(om_job *job, om_error *err) OM_WARN_UNUSED;
 om_status om_stage_reference(om_job *job, om_error *err) OM_WARN_UNUSED;
 om_status om_stage_profile(om_job *job, om_error *err) OM_WARN_UNUSED;
@@ -49,6 +54,8 @@ om_status om_stage_eval(om_job *job, om_error *err) OM_WARN_UNUSED;
 om_status om_stage_baselines(om_job *job, om_error *err) OM_WARN_UNUSED;
 om_status om_stage_report(om_job *job, om_error *err) OM_WARN_UNUSED;
 
+/** What the result is quantized from: MLX's from the directory, a GGUF from a GGUF. */
+const char *om_job_weights(const om_job *job);
 /** Append what an evaluation depends on besides the file: reference, text, chunks. */
 om_status om_key_judge(om_buf *key, const om_job *job, om_error *err) OM_WARN_UNUSED;
 /** Options of an evaluation in this run: reference, text, context, chunks. */
@@ -56,6 +63,10 @@ om_eval_options om_job_eval_options(const om_job *job, const char *model, const 
 /** Log "stage: kept" and return true when the stage need not run. */
 bool om_job_kept(const om_job *job, const char *stage, const char *key, const char *const *outputs,
                  int n_outputs);
+
+/** Record a finished stage. */
+om_status om_job_done(om_job *job, const char *stage, const char *key,
+                      om_error *err) OM_WARN_UNUSED;
 
 /** Which presets to judge: indices into sweep->presets of at most OM_RUN_MAX_BASELINES that are not
  * larger than max_bytes: the two largest, and the one with the lowest predicted loss. Returns how

@@ -1,7 +1,7 @@
 /* `run`: a model, a budget and some text -> the quantized model, its proof and a report.
  *
- *   inspect (is the budget possible?) → texts → reference → profile → allocate, sweep → quantize →
- *   eval → baselines → report
+ *   inspect (is the budget possible?) → GGUF of a directory → texts → reference → profile →
+ *   allocate, sweep → quantize → eval → baselines → report
  *
  * Only the public verbs do the work; this folder decides the order, the file names and what may be
  * kept. A failure or a cancelled run leaves every finished stage, and the next run goes on from
@@ -24,7 +24,8 @@ static om_status open_state(om_job *job, om_error *err) {
         OM_TRY(om_fail_nomem(err, strlen(job->options->out_dir) + 16));
     }
     OM_TRY(om_run_state_open(&job->state, path, job->env, err));
-    OM_TRY(om_model_open(&model, job->options->model, err));
+    OM_TRY(om_stage_gguf(job, err));
+    OM_TRY(om_model_open(&model, job->gguf, err));
     OM_TRY(om_run_state_model(&job->state, model, job->env, err));
 out:
     om_model_free(model);
@@ -66,10 +67,11 @@ static om_status run_stages(om_job *job, om_error *err) {
     return OM_OK;
 }
 
-om_status om_run(om_result *out, const om_run_options *options, const om_env *env, om_error *err) {
+static om_status run_for(om_result *out, const om_run_options *options, om_container container,
+                         const om_env *env, om_error *err) {
     om_status status = OM_OK;
     om_job job = { 0 };
-    OM_TRY(om_job_init(&job, options, env, err));
+    OM_TRY(om_job_init(&job, options, container, env, err));
     if (options->dry_run) {
         OM_TRY(om_job_plan_result(out, &job, err));
         goto out;
@@ -79,5 +81,41 @@ om_status om_run(om_result *out, const om_run_options *options, const om_env *en
     OM_TRY(om_job_result(out, &job, err));
 out:
     om_job_release(&job);
+    return status;
+}
+
+/* One result after the other, in text and as {"gguf": …, "mlx": …}. */
+static om_status join(om_result *out, const om_result *gguf, const om_result *mlx, om_error *err) {
+    om_buf text = { 0 }, json = { 0 };
+    om_buf_printf(&text, "%s\n%s", gguf->text, mlx->text);
+    om_buf_printf(&json, "{\n\"schema\": \"optimum.run_both/1\",\n\"gguf\": %s,\n\"mlx\": %s}\n",
+                  gguf->json, mlx->json);
+    om_result r = { .json = om_buf_take(&json), .text = om_buf_take(&text) };
+    om_buf_release(&text);
+    om_buf_release(&json);
+    if (r.json == NULL || r.text == NULL) {
+        om_result_release(&r);
+        return om_fail_nomem(err, 0);
+    }
+    *out = r;
+    return OM_OK;
+}
+
+om_status om_run(om_result *out, const om_run_options *options, const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    om_result gguf = { 0 }, mlx = { 0 };
+    const char *to = options->to ? options->to : "gguf";
+    if (strcmp(to, "both") != 0) {
+        const om_container container =
+            strcmp(to, "mlx") == 0 ? OM_CONTAINER_MLX : OM_CONTAINER_GGUF;
+        OM_TRY(run_for(out, options, container, env, err));
+        goto out;
+    }
+    OM_TRY(run_for(&gguf, options, OM_CONTAINER_GGUF, env, err));
+    OM_TRY(run_for(&mlx, options, OM_CONTAINER_MLX, env, err));
+    OM_TRY(join(out, &gguf, &mlx, err));
+out:
+    om_result_release(&gguf);
+    om_result_release(&mlx);
     return status == OM_OK ? OM_OK : om_error_context(err, "run");
 }

@@ -10,16 +10,49 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "hf/directory.h"
+#include "profile/source.h"
 #include "run/job.h"
+
+/* The record of a stage: what is made for MLX alone has its own beside the GGUF's. */
+static const char *record_of(char name[80], const om_job *job, const char *stage) {
+    const bool shared = strncmp(stage, "reference", 9) == 0 || strcmp(stage, "profile") == 0;
+    const bool mlx = job->container == OM_CONTAINER_MLX && !shared;
+    (void) snprintf(name, 80, "%s%s", stage, mlx ? " mlx" : "");
+    return name;
+}
+
+om_status om_job_done(om_job *job, const char *stage, const char *key, om_error *err) {
+    char name[80];
+    return om_run_state_done(&job->state, record_of(name, job, stage), key, err);
+}
 
 bool om_job_kept(const om_job *job, const char *stage, const char *key, const char *const *outputs,
                  int n_outputs) {
-    if (!om_run_state_fresh(&job->state, stage, key, outputs, n_outputs)) {
+    char name[80];
+    const char *record = record_of(name, job, stage);
+    if (!om_run_state_fresh(&job->state, record, key, outputs, n_outputs)) {
         om_log(job->env, OM_LOG_INFO, "%s", stage);
         return false;
     }
     om_log(job->env, OM_LOG_INFO, "%s: kept, nothing it depends on has changed", stage);
     return true;
+}
+
+/* ---- the full-precision GGUF ---- */
+
+/* It knows by itself whether it is there (profile/source.h), so the state is not asked. */
+om_status om_stage_gguf(om_job *job, om_error *err) {
+    om_status status = OM_OK;
+    char *gguf = NULL;
+    if (!om_hf_is_directory(job->options->model)) {
+        return OM_OK;
+    }
+    OM_TRY(om_profile_source(&gguf, job->options->model, job->gguf, job->env, err));
+    OM_TRY(om_job_check_model(job, err));
+out:
+    om_free(gguf);
+    return status;
 }
 
 /* ---- texts and reference ---- */
@@ -49,7 +82,7 @@ om_status om_key_judge(om_buf *key, const om_job *job, om_error *err) {
 om_eval_options om_job_eval_options(const om_job *job, const char *model, const char *out) {
     return (om_eval_options){
         .model = model,
-        .reference = job->reference_is_model ? job->options->model : job->reference,
+        .reference = job->reference_is_model ? job->gguf : job->reference,
         .text = job->texts.eval,
         .out = out,
         .n_ctx = OM_RUN_CTX,
@@ -77,7 +110,7 @@ om_status om_stage_reference(om_job *job, om_error *err) {
         goto out;
     }
     status = om_eval(&r,
-                     &(om_eval_options){ .reference = job->options->model,
+                     &(om_eval_options){ .reference = job->gguf,
                                          .reference_out = job->reference,
                                          .text = job->texts.eval,
                                          .n_ctx = OM_RUN_CTX,
@@ -87,14 +120,14 @@ om_status om_stage_reference(om_job *job, om_error *err) {
         om_log(job->env, OM_LOG_WARN, "%s; the full model runs beside every file that is judged",
                why.text);
         job->reference_is_model = true;
-        status = om_run_state_done(&job->state, no_file, key, err);
+        status = om_job_done(job, no_file, key, err);
         goto out;
     }
     if (status != OM_OK) {
         *err = why;
         goto out;
     }
-    OM_TRY(om_run_state_done(&job->state, "reference", key, err));
+    OM_TRY(om_job_done(job, "reference", key, err));
 out:
     om_buf_release(&k);
     om_result_release(&r);
@@ -110,11 +143,16 @@ om_status om_stage_profile(om_job *job, om_error *err) {
     om_buf k = { 0 };
     char key[65];
     const char *const outputs[] = { job->profile, job->stats };
+    /* for MLX the types of GGUF are measured too: they cost little, and one profile serves both */
+    const char *to = o->to && strcmp(o->to, "gguf") != 0 ? "both" : NULL;
     om_key_str(&k, "model", job->state.model_sha256);
     for (int i = 0; i < job->texts.n_calib; i++) {
         OM_TRY(om_key_file(&k, "calibration", job->texts.calib[i], err));
     }
     om_key_str(&k, "types", job->types);
+    if (to) { /* keys of earlier runs stay what they were */
+        om_key_str(&k, "to", to);
+    }
     om_key_i64(&k, "windows", o->n_windows);
     om_key_i64(&k, "window tokens", o->window_tokens);
     om_key_i64(&k, "seed high", (int64_t) (o->seed >> 32));
@@ -127,7 +165,8 @@ om_status om_stage_profile(om_job *job, om_error *err) {
         goto out;
     }
     OM_TRY(om_profile_run(&r,
-                          &(om_profile_options){ .model = o->model,
+                          &(om_profile_options){ .model = job->gguf,
+                                                 .to = to,
                                                  .calib = (const char *const *) job->texts.calib,
                                                  .n_calib = job->texts.n_calib,
                                                  .out = job->profile,
@@ -139,7 +178,7 @@ om_status om_stage_profile(om_job *job, om_error *err) {
                                                  .seed = o->seed,
                                                  .max_ram_bytes = o->max_ram_bytes },
                           job->env, err));
-    OM_TRY(om_run_state_done(&job->state, "profile", key, err));
+    OM_TRY(om_job_done(job, "profile", key, err));
 out:
     om_buf_release(&k);
     om_result_release(&r);
@@ -181,6 +220,7 @@ static void key_limit(om_buf *k, const om_run_options *o) {
 static om_allocate_options solver_options(const om_job *job) {
     const om_run_options *o = job->options;
     return (om_allocate_options){ .profile = job->profile,
+                                  .to = om_container_name(job->container),
                                   .budget = o->budget,
                                   .n_tiers = o->n_tiers,
                                   .types = o->types,
@@ -191,7 +231,8 @@ static om_allocate_options solver_options(const om_job *job) {
 static om_status set_artifact(om_job *job, om_error *err) {
     char model[200], file[256];
     om_job_model_name(model, sizeof model, job->options->model);
-    (void) snprintf(file, sizeof file, "%s-opt-%.2fbpw.gguf", model, job->chosen->bpw);
+    (void) snprintf(file, sizeof file, "%s-opt-%.2fbpw%s", model, job->chosen->bpw,
+                    job->container == OM_CONTAINER_MLX ? "-mlx" : ".gguf");
     job->artifact = om_path_join(job->options->out_dir, file);
     return job->artifact ? OM_OK : om_fail_nomem(err, sizeof file);
 }
@@ -213,7 +254,7 @@ om_status om_stage_allocate(om_job *job, om_error *err) {
         options.min_tok_s = job->options->min_tok_s;
         options.bandwidth_bytes_s = job->options->bandwidth_bytes_s;
         OM_TRY(om_allocate(&r, &options, job->env, err));
-        OM_TRY(om_run_state_done(&job->state, "allocate", key, err));
+        OM_TRY(om_job_done(job, "allocate", key, err));
     }
     OM_TRY(om_allocation_read(&job->chosen, job->allocation, err));
     OM_TRY(set_artifact(job, err));
@@ -240,7 +281,7 @@ om_status om_stage_sweep(om_job *job, om_error *err) {
     options.sweep = true;
     OM_TRY(om_allocate(&r, &options, job->env, err));
     OM_TRY(om_file_write(job->curve, r.json, strlen(r.json), err));
-    OM_TRY(om_run_state_done(&job->state, "sweep", key, err));
+    OM_TRY(om_job_done(job, "sweep", key, err));
 out:
     om_buf_release(&k);
     om_result_release(&r);
@@ -248,6 +289,10 @@ out:
 }
 
 /* ---- quantize ---- */
+
+const char *om_job_weights(const om_job *job) {
+    return job->container == OM_CONTAINER_MLX ? job->options->model : job->gguf;
+}
 
 static om_status key_quantize(om_buf *k, const om_job *job, om_error *err) {
     om_key_str(k, "model", job->state.model_sha256);
@@ -276,19 +321,22 @@ om_status om_stage_quantize(om_job *job, om_error *err) {
     const char *const outputs[] = { job->artifact };
     OM_TRY(key_quantize(&k, job, err));
     OM_TRY(om_key_finish(key, &k, err));
-    /* A file of another size is not the one that was recorded: as good as absent. */
-    const bool intact = om_file_size(job->artifact) == job->chosen->bytes;
+    /* A file of another size is not the one that was recorded: as good as absent. A directory is
+     * renamed into place when it is whole. */
+    const bool intact = job->container == OM_CONTAINER_MLX ||
+                        om_file_size(job->artifact) == job->chosen->bytes;
     if (om_job_kept(job, "quantize", intact ? key : "", outputs, 1)) {
         goto out;
     }
     OM_TRY(check_disk(job, err));
     OM_TRY(om_quantize(&r,
-                       &(om_quantize_options){ .model = job->options->model,
+                       &(om_quantize_options){ .model = om_job_weights(job),
+                                               .to = om_container_name(job->container),
                                                .allocation = job->allocation,
                                                .out = job->artifact },
                        job->env, err));
     job->quantized = true;
-    OM_TRY(om_run_state_done(&job->state, "quantize", key, err));
+    OM_TRY(om_job_done(job, "quantize", key, err));
 out:
     om_buf_release(&k);
     om_result_release(&r);
@@ -303,8 +351,10 @@ static om_status put_measured(om_job *job, om_error *err) {
     om_status status = OM_OK;
     om_evaluation *e = NULL;
     OM_TRY(om_evaluation_read(&e, job->eval, err));
-    OM_TRY(om_gguf_patch_measured(job->artifact, e->kld_mean, e->kld_stderr, err));
-    OM_TRY(om_sha256_file(e->model_sha256, job->artifact, job->env, err));
+    if (job->container == OM_CONTAINER_GGUF) {
+        OM_TRY(om_gguf_patch_measured(job->artifact, e->kld_mean, e->kld_stderr, err));
+        OM_TRY(om_sha256_file(e->model_sha256, job->artifact, job->env, err));
+    }
     memcpy(e->label, "optimal", sizeof "optimal");
     OM_TRY(om_evaluation_write(e, job->eval, err));
 out:
@@ -326,7 +376,7 @@ om_status om_stage_eval(om_job *job, om_error *err) {
         const om_eval_options options = om_job_eval_options(job, job->artifact, job->eval);
         OM_TRY(om_eval(&r, &options, job->env, err));
         OM_TRY(put_measured(job, err));
-        OM_TRY(om_run_state_done(&job->state, "eval", key, err));
+        OM_TRY(om_job_done(job, "eval", key, err));
     }
     OM_TRY(om_evaluation_read(&job->judged, job->eval, err));
 out:

@@ -126,16 +126,19 @@ static void text_baselines(om_buf *out, const om_evaluation *ours, om_evaluation
     }
     if (v.kind == OM_VERDICT_WORSE) {
         om_buf_printf(out,
-                      "  NOTE      the plain preset %s loses less and is not larger: use it "
-                      "instead,\n            optimum allocate --plan preset:%s, or try another "
+                      "  NOTE      plain %s loses less and is not larger: use it "
+                      "instead,\n            optimum allocate --plan %s, or try another "
                       "budget\n",
-                      om_evaluation_name(baselines[v.i_rival]),
-                      om_evaluation_name(baselines[v.i_rival]));
+                      om_evaluation_name(baselines[v.i_rival]), baselines[v.i_rival]->label);
     }
 }
 
 static void text_command(om_buf *out, const om_job *job) {
     const om_budget *b = &job->options->budget;
+    if (job->container == OM_CONTAINER_MLX) {
+        om_buf_printf(out, "  run it    mlx_lm.server --model %s\n", job->artifact);
+        return;
+    }
     om_buf_printf(out, "  run it    llama-server -m %s", job->artifact);
     if (b->kind == OM_BUDGET_MEMORY) {
         om_buf_printf(out, " -c %d", b->n_ctx > 0 ? b->n_ctx : 4096);

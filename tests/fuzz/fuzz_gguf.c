@@ -16,7 +16,8 @@ static void use_tensor(const om_tensor *t) {
     om_error err = { 0 };
     const om_format *types[OM_CANDIDATES_MAX];
     int n = 0;
-    if (om_candidates(types, &n, OM_CANDIDATES_MAX, t, NULL, &err) != OM_OK || n == 0) {
+    if (om_candidates(types, &n, OM_CANDIDATES_MAX, t, NULL, OM_FOR_BOTH, &err) != OM_OK ||
+        n == 0) {
         abort();
     }
     if (t->ne[0] > MAX_ROW || om_tensor_n_rows(t) < 1) {

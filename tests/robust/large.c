@@ -41,7 +41,8 @@ static void *room(size_t n, size_t size) {
 static om_status add_choices(om_unit *u, const om_tensor *t, om_rng *rng, om_error *err) {
     const om_format *formats[OM_CANDIDATES_MAX];
     const double sensitivity = exp(4.6 * om_rng_f64(rng)) * 1e-2;
-    om_status status = om_candidates(formats, &u->n_choices, OM_CANDIDATES_MAX, t, NULL, err);
+    om_status status =
+        om_candidates(formats, &u->n_choices, OM_CANDIDATES_MAX, t, NULL, OM_FOR_GGUF, err);
     if (status != OM_OK) {
         return status;
     }

@@ -113,7 +113,7 @@ static int candidates_of(const om_tensor *t, const char *types, const char *expe
     om_error err = { 0 };
     char names[512] = "";
     int64_t last = -1;
-    assert_int_equal(om_candidates(out, &n, OM_CANDIDATES_MAX, t, types, &err), OM_OK);
+    assert_int_equal(om_candidates(out, &n, OM_CANDIDATES_MAX, t, types, OM_FOR_GGUF, &err), OM_OK);
     for (int i = 0; i < n; i++) {
         strncat(names, i > 0 ? " " : "", 2);
         strncat(names, out[i]->name, 16);
@@ -161,7 +161,7 @@ static void test_candidate_errors(void **state) {
     int n = 7;
     om_tensor wide = tensor_of(512, 64, "bf16", true);
     err = (om_error){ 0 };
-    assert_int_equal(om_candidates(out, &n, 2, &wide, NULL, &err), OM_E_INTERNAL);
+    assert_int_equal(om_candidates(out, &n, 2, &wide, NULL, OM_FOR_GGUF, &err), OM_E_INTERNAL);
     assert_int_equal(n, 7);
 }
 
