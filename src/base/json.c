@@ -570,6 +570,20 @@ static void put_string(om_buf *b, const char *s) {
     om_buf_puts(b, "\"");
 }
 
+void om_json_put_str(om_buf *b, const char *value) {
+    if (is_utf8(value)) {
+        put_string(b, value);
+        return;
+    }
+    char *clean = to_utf8(value);
+    if (clean == NULL) {
+        b->failed = true;
+    } else {
+        put_string(b, clean);
+    }
+    om_free(clean);
+}
+
 /* The shortest of 15, 16, 17 digits that reads back as the same double. */
 static void put_real(om_buf *b, double value) {
     char text[40], clean[48];

@@ -27,8 +27,8 @@ typedef struct om_node {
 } om_node;
 
 /** Parse a file of at most 1 GiB and check "schema" equals `schema` ("optimum.profile/1"): a newer
- * major version is refused with both versions in the text. *out owned. Duplicate keys, NaN,
- * trailing bytes are errors. */
+ * major version is refused with both versions in the text; NULL: any JSON object. *out owned.
+ * Duplicate keys, NaN, trailing bytes are errors. */
 om_status om_json_load(om_json **out, const char *path, const char *schema,
                        om_error *err) OM_WARN_UNUSED;
 om_status om_json_parse(om_json **out, const char *text, size_t n, const char *name,
@@ -82,6 +82,9 @@ om_json *om_json_new_document(const char *schema);
 /** Canonical text: insertion order kept (equal inputs give equal bytes), one space indent, %.17g
  * shortest, newline at the end. Owned; NULL when memory is short. */
 char *om_json_dump(const om_json *doc);
+/** Append one string as JSON, with quotes and escapes (bytes that are no UTF-8 become U+FFFD), for
+ * formats with a layout of their own. */
+void om_json_put_str(om_buf *b, const char *value);
 /** om_json_dump to a file, atomically. */
 om_status om_json_save(const om_json *doc, const char *path, om_error *err) OM_WARN_UNUSED;
 
