@@ -16,7 +16,7 @@ typedef struct om_mlx_item {
 
 /** Bytes of all headers together, whatever the formats of the items: shorter ones are padded to it.
  * The rest of the model is om_format_size of each item (dense: 16 bits a weight), without padding.
- */
+ * For shards of 5 GiB. */
 int64_t om_mlx_metadata_bytes(const om_mlx_item *items, int n);
 
 enum { OM_MLX_RECORD = 1024 }; /* most bytes of the "optimum" record, JSON escapes included */
@@ -37,7 +37,7 @@ typedef struct om_mlx_layout {
     int n_shards;
     int64_t *shard_bytes;  /* [n_shards] whole files */
     int64_t *header_bytes; /* [n_shards] */
-    int64_t total_bytes;   /* all shards: om_mlx_metadata_bytes + the items */
+    int64_t total_bytes;   /* all shards: om_mlx_metadata_bytes (limit 0) + the items */
     int64_t data_bytes;    /* tensors alone: the index's total_size */
 } om_mlx_layout;
 
