@@ -2,22 +2,17 @@
  *
  * A file under construction lives beside its target as PATH.tmp.PID and is renamed over it by
  * commit, so a reader never sees half a file and a crash leaves the old one. The temporaries open
- * in this process are in a small registry, because a signal handler must be able to remove them:
- * its slots are atomic pointers, and whoever takes a pointer out of its slot owns the string.
- * Normal code adds and searches under a mutex; the handler only exchanges and unlinks.
+ * in this process are registered (temporary.c), because a signal handler must be able to remove
+ * them.
  */
 #if !defined(_DEFAULT_SOURCE)
 #define _DEFAULT_SOURCE /* madvise: glibc's posix_madvise ignores DONTNEED */
 #endif
 #include "base/file.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -29,8 +24,9 @@
 #include "base/hash_cache.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/temporary.h"
 
-enum { MAX_TEMPORARIES = 64, READ_CHUNK = 1 << 20 };
+enum { READ_CHUNK = 1 << 20 };
 
 /* ---- opening for reading ---- */
 
@@ -167,113 +163,7 @@ out:
     return status;
 }
 
-/* ---- registry of temporary files ---- */
-
-static _Atomic(char *) temporaries[MAX_TEMPORARIES];
-static pthread_mutex_t temporaries_lock = PTHREAD_MUTEX_INITIALIZER;
-
-/* false: no slot left, or the same name is open already (*busy). */
-static bool register_temporary(char *tmp, bool *busy) {
-    int free_slot = -1;
-    *busy = false;
-    pthread_mutex_lock(&temporaries_lock);
-    for (int i = 0; i < MAX_TEMPORARIES; i++) {
-        const char *other = atomic_load(&temporaries[i]);
-        if (other == NULL) {
-            free_slot = free_slot < 0 ? i : free_slot;
-        } else if (strcmp(other, tmp) == 0) {
-            *busy = true;
-        }
-    }
-    const bool ok = !*busy && free_slot >= 0;
-    if (ok) {
-        atomic_store(&temporaries[free_slot], tmp);
-    }
-    pthread_mutex_unlock(&temporaries_lock);
-    return ok;
-}
-
-/* true: the string is ours again. false: a signal handler took it and may be reading it. */
-static bool unregister_temporary(char *tmp) {
-    bool taken = false;
-    pthread_mutex_lock(&temporaries_lock);
-    for (int i = 0; i < MAX_TEMPORARIES && !taken; i++) {
-        char *expected = tmp;
-        taken = atomic_compare_exchange_strong(&temporaries[i], &expected, NULL);
-    }
-    pthread_mutex_unlock(&temporaries_lock);
-    return taken;
-}
-
-void om_atomic_abort_all(void) {
-    const int saved = errno;
-    for (int i = 0; i < MAX_TEMPORARIES; i++) {
-        const char *tmp = atomic_exchange(&temporaries[i], NULL);
-        if (tmp != NULL) {
-            (void) unlink(tmp);
-        }
-    }
-    errno = saved;
-}
-
 /* ---- atomic writes ---- */
-
-static atomic_long fail_countdown;
-
-void om_file_fail_at(long n) {
-    atomic_store(&fail_countdown, n > 0 ? n : 0);
-}
-
-static bool should_fail(void) {
-    long left = atomic_load_explicit(&fail_countdown, memory_order_relaxed);
-    while (left > 0) {
-        if (atomic_compare_exchange_weak(&fail_countdown, &left, left - 1)) {
-            errno = ENOSPC;
-            return left == 1;
-        }
-    }
-    return false;
-}
-
-/* The directory part of `path`: owned; NULL when memory is short. */
-static char *directory_of(const char *path) {
-    const char *slash = strrchr(path, '/');
-    if (slash == NULL) {
-        return om_strdup(".");
-    }
-    return slash == path ? om_strdup("/") : om_strndup(path, (size_t) (slash - path));
-}
-
-/* The PID in "NAME.tmp.PID", or 0 when `entry` is no temporary of `name`. */
-static pid_t temporary_pid(const char *entry, const char *name) {
-    const size_t len = strlen(name);
-    if (strncmp(entry, name, len) != 0 || strncmp(entry + len, ".tmp.", 5) != 0) {
-        return 0;
-    }
-    const char *digits = entry + len + 5;
-    long pid = 0;
-    for (; *digits >= '0' && *digits <= '9' && pid < 100000000; digits++) {
-        pid = pid * 10 + (*digits - '0');
-    }
-    return *digits == '\0' ? (pid_t) pid : 0;
-}
-
-/* Remove what killed processes left for the same target; failing to is no error. */
-static void remove_leftovers(const char *dir, const char *path) {
-    const char *slash = strrchr(path, '/');
-    const char *name = slash == NULL ? path : slash + 1;
-    DIR *d = opendir(dir);
-    if (d == NULL) {
-        return;
-    }
-    for (const struct dirent *e = readdir(d); e != NULL; e = readdir(d)) {
-        const pid_t pid = temporary_pid(e->d_name, name);
-        if (pid > 0 && pid != getpid() && kill(pid, 0) != 0 && errno == ESRCH) {
-            (void) unlinkat(dirfd(d), e->d_name, 0);
-        }
-    }
-    closedir(d);
-}
 
 /* The target may be absent or a regular file: renaming over /dev/null would destroy the device. */
 static om_status check_target(const char *dir, const char *path, om_error *err) {
@@ -306,7 +196,7 @@ om_status om_file_check_output(const char *path, const char *const *inputs, int 
     if (path == NULL) {
         return OM_OK;
     }
-    char *dir = directory_of(path);
+    char *dir = om_directory_of(path);
     if (dir == NULL) {
         return om_fail_nomem(err, strlen(path));
     }
@@ -352,7 +242,7 @@ om_status om_atomic_open(om_atomic *out, const char *path, om_error *err) {
     om_atomic a = { 0 };
     om_buf tmp = { 0 };
     bool registered = false, busy = false;
-    char *dir = directory_of(path);
+    char *dir = om_directory_of(path);
     a.path = om_strdup(path);
     om_buf_printf(&tmp, "%s.tmp.%ld", path, (long) getpid());
     a.tmp = om_buf_take(&tmp);
@@ -361,9 +251,9 @@ om_status om_atomic_open(om_atomic *out, const char *path, om_error *err) {
         goto out;
     }
     OM_TRY(check_target(dir, path, err));
-    remove_leftovers(dir, path);
+    om_temporary_clean(dir, path);
     /* registered before it exists: a signal in between must find it */
-    registered = register_temporary(a.tmp, &busy);
+    registered = om_temporary_add(a.tmp, &busy);
     if (!registered) {
         status = om_fail(err, busy ? OM_E_ARG : OM_E_LIMIT,
                          busy ? "%s is already being written"
@@ -379,7 +269,7 @@ out:
     if (registered && a.tmp != NULL) {
         (void) unlink(a.tmp);
     }
-    if (a.tmp != NULL && (!registered || unregister_temporary(a.tmp))) {
+    if (a.tmp != NULL && (!registered || om_temporary_take(a.tmp))) {
         om_free(a.tmp);
     }
     om_free(a.path);
@@ -390,7 +280,7 @@ om_status om_atomic_write(om_atomic *a, const void *data, size_t n, om_error *er
     if (n == 0) {
         return OM_OK;
     }
-    if (should_fail() || fwrite(data, 1, n, a->file) != n) {
+    if (om_file_should_fail() || fwrite(data, 1, n, a->file) != n) {
         return om_fail_errno(err, "cannot write %s", a->path);
     }
     return OM_OK;
@@ -398,18 +288,16 @@ om_status om_atomic_write(om_atomic *a, const void *data, size_t n, om_error *er
 
 /* Everything after the rename is best effort: the file is there and complete. */
 static void sync_directory(const char *path) {
-    char *dir = directory_of(path);
-    const int fd = dir == NULL ? -1 : open_read(dir);
-    if (fd >= 0) {
-        (void) fsync(fd);
-        close(fd);
+    char *dir = om_directory_of(path);
+    if (dir != NULL) {
+        om_directory_sync(dir);
     }
     om_free(dir);
 }
 
 /* Forget the temporary's name and free the strings; the file itself is dealt with already. */
 static void release_atomic(om_atomic *a) {
-    if (a->tmp != NULL && unregister_temporary(a->tmp)) {
+    if (a->tmp != NULL && om_temporary_take(a->tmp)) {
         om_free(a->tmp);
     }
     om_free(a->path);
@@ -422,7 +310,7 @@ om_status om_atomic_commit(om_atomic *a, om_error *err) {
         return om_fail(err, OM_E_INTERNAL, "a file that is not open was committed");
     }
     errno = EIO; /* ferror after a direct write to a->file tells no reason */
-    if (ferror(a->file) != 0 || should_fail() || fflush(a->file) != 0 ||
+    if (ferror(a->file) != 0 || om_file_should_fail() || fflush(a->file) != 0 ||
         fsync(fileno(a->file)) != 0) {
         status = om_fail_errno(err, "cannot write %s", a->path);
         goto out;
@@ -562,7 +450,7 @@ int64_t om_disk_free(const char *path) {
     struct statvfs fs;
     int rc = statvfs(path, &fs);
     if (rc != 0 && errno == ENOENT) {
-        char *dir = directory_of(path);
+        char *dir = om_directory_of(path);
         rc = dir == NULL ? -1 : statvfs(dir, &fs);
         om_free(dir);
     }

@@ -17,6 +17,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/temporary.h"
 #include "tmpdir.h"
 
 static int setup(void **state) {
@@ -295,18 +296,26 @@ static void test_same_target_twice(void **state) {
     assert_content(path, "first");
 }
 
+/* The registry has an end, and says so. */
 static void test_many_open_files(void **state) {
-    enum { N = 65 };
-    om_atomic files[N] = { { 0 } };
+    enum { N = 1024 };
+    static char names[N][16];
+    om_atomic file = { 0 };
     om_error err = { 0 };
+    bool busy = false;
     for (int i = 0; i < N; i++) {
-        char name[16];
-        snprintf(name, sizeof name, "f%d", i);
-        const om_status want = i < 64 ? OM_OK : OM_E_LIMIT;
-        assert_int_equal(om_atomic_open(&files[i], om_tmpdir_path(*state, name), &err), want);
+        snprintf(names[i], sizeof names[i], "f%d", i);
+        assert_true(om_temporary_add(names[i], &busy));
     }
+    const char *path = om_tmpdir_path(*state, "out");
+    assert_int_equal(om_atomic_open(&file, path, &err), OM_E_LIMIT);
+    assert_true(om_temporary_take(names[N / 2]));
+    assert_int_equal(om_atomic_open(&file, path, &err), OM_OK);
+    assert_false(om_temporary_add(names[0], &busy));
+    assert_true(busy);
+    om_atomic_abort(&file);
     for (int i = 0; i < N; i++) {
-        om_atomic_abort(&files[i]);
+        assert_int_equal(om_temporary_take(names[i]), i != N / 2);
     }
     assert_int_equal(om_tmpdir_count(*state, ""), 0);
 }
