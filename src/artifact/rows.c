@@ -33,8 +33,8 @@ int64_t om_rows_not_finite(const float *x, int64_t n) {
     return -1;
 }
 
-/* sum_j c_j (a_j - b_j)^2 in a fixed order: eight lanes, so that it vectorizes, then a tree. */
-static double weighted_error(const float *a, const float *b, const float *c, int64_t n) {
+/* Eight lanes, so that it vectorizes, then a tree. */
+double om_rows_weighted_error(const float *a, const float *b, const float *c, int64_t n) {
     double lanes[8] = { 0 };
     int64_t j = 0;
     for (; j + 8 <= n; j += 8) {
@@ -78,9 +78,8 @@ om_status om_rows_check(const om_rowquant_job *job, om_error *err) {
     return OM_OK;
 }
 
-/* Could a scale overflow? They are FP16 and at most the largest weight or so; nearly always no. The
- * bits of floats without sign are ordered as the floats are, and integers vectorize. */
-static bool has_large(const float *x, int64_t n) {
+/* The bits of floats without sign are ordered as the floats are, and integers vectorize. */
+bool om_rows_have_large(const float *x, int64_t n) {
     const float limit = 10000.0F;
     uint32_t largest = 0, limit_bits;
     memcpy(&limit_bits, &limit, sizeof limit_bits);
@@ -99,7 +98,7 @@ static om_status check_result(bool *valid, const unsigned char *data, const floa
                               const om_rowquant_job *job, int64_t n, om_error *err) {
     const int64_t n_in = job->tensor->ne[0], row_bytes = om_format_size(job->to, n_in, 1);
     *valid = true;
-    if (has_large(source, n * n_in)) {
+    if (om_rows_have_large(source, n * n_in)) {
         float *row = om_calloc((size_t) n_in, sizeof *row);
         if (row == NULL) {
             return om_fail_nomem(err, (size_t) n_in * sizeof *row);
@@ -149,6 +148,6 @@ void om_rows_errors(double *errors, float *scratch, const float *source, const u
     const float *cols = job->cols + first / job->tensor->ne[1] * n_in;
     dequantize(scratch, job->to, data, n * n_in);
     for (int64_t i = 0; i < n; i++) {
-        errors[i] = weighted_error(source + i * n_in, scratch + i * n_in, cols, n_in);
+        errors[i] = om_rows_weighted_error(source + i * n_in, scratch + i * n_in, cols, n_in);
     }
 }

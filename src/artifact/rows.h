@@ -24,6 +24,12 @@ om_status om_rows_check(const om_rowquant_job *job, om_error *err) OM_WARN_UNUSE
 /** Index of the first value that is not finite; -1: none. */
 int64_t om_rows_not_finite(const float *x, int64_t n);
 
+/** Could a scale overflow? They have 16 bits and are at most as large as the largest weight or so;
+ * nearly always no: false when no |x| is above 10,000. */
+bool om_rows_have_large(const float *x, int64_t n);
+/** sum_j c_j (a_j - b_j)^2 over n, in a fixed order. */
+double om_rows_weighted_error(const float *a, const float *b, const float *c, int64_t n);
+
 /** Quantize rows [first, first + n), which must lie in one matrix of the stack.
  *
  *  out     [om_format_size(to, ne0, n)] u8
