@@ -12,6 +12,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "artifact/inputs.h"
 #include "artifact/rowquant.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -34,19 +35,6 @@ static om_rowquant_job job_of(const om_plan *plan, const om_plan_item *item,
         .cols = known ? item->stats->cols : NULL,
         .tokens = plan->stats_tokens,
     };
-}
-
-static om_status check_disk(const om_plan *plan, const char *path, om_error *err) {
-    const int64_t available = om_disk_free(path);
-    if (available >= 0 && available < plan->file_bytes) {
-        char need[32], have[32];
-        return om_fail(err, OM_E_IO,
-                       "%s needs %s, its file system has %s free: free some space or "
-                       "write elsewhere (-o)",
-                       path, om_format_bytes(need, (double) plan->file_bytes, false),
-                       om_format_bytes(have, (double) available, false));
-    }
-    return OM_OK;
 }
 
 /* Requantizing adds one rounding to another: said once, with the first tensor as the example. */
@@ -92,7 +80,7 @@ static om_status write_tensors(double *total_nats, om_plan *plan, om_rowquant *q
     double total = 0;
     for (int i = 0; i < plan->n_items; i++) {
         om_plan_item *item = &plan->items[i];
-        OM_TRY(om_plan_importance(&importance, item, err));
+        OM_TRY(om_inputs_importance(&importance, item->stats, err));
         const om_rowquant_job job = job_of(plan, item, importance);
         OM_TRY(om_rowquant_tensor(&item->nats, q, plan->model, &job, plan->alignment, err));
         total += item->nats;
@@ -115,7 +103,7 @@ om_status om_plan_write(double *total_nats, char sha256[65], om_plan *plan,
     om_gguf_record final = *record;
     double total = (double) NAN;
 
-    OM_TRY(check_disk(plan, path, err));
+    OM_TRY(om_inputs_disk(plan->file_bytes, path, err));
     warn_requantized(plan, env);
     OM_TRY(om_atomic_open(&file, path, err));
     OM_TRY(om_rowquant_new(&q, (om_sink){ write_to_file, &file }, env, err));
@@ -186,7 +174,7 @@ static om_status compare_row(const om_plan *plan, const om_plan_item *item, cons
     if (item->to == item->tensor->format) {
         memcpy(again, item->tensor->data + row * row_bytes, (size_t) row_bytes);
     } else {
-        OM_TRY(om_plan_importance(&importance, item, err));
+        OM_TRY(om_inputs_importance(&importance, item->stats, err));
         const om_rowquant_job job = job_of(plan, item, importance);
         OM_TRY(om_rows_quantize(again, scratch, &job, row, 1, err));
     }

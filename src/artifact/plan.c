@@ -11,6 +11,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "artifact/inputs.h"
 #include "base/mem.h"
 #include "model/roles.h"
 
@@ -50,24 +51,11 @@ static om_status check_target(const om_plan_item *item, om_error *err) {
 /* The tensor's entry in the statistics, with the model's shape. */
 static om_status attach_stats(om_plan_item *item, om_stats *stats, om_error *err) {
     const om_tensor *t = item->tensor;
-    om_tensor_stats *found = NULL;
     om_status status = OM_OK;
-    for (int i = 0; stats != NULL && i < stats->n_tensors && found == NULL; i++) {
-        found = strcmp(stats->tensors[i].name, t->name) == 0 ? &stats->tensors[i] : NULL;
-    }
-    if (found != NULL) {
-        OM_TRY(om_stats_shape(found, t->ne[0], item->experts, err));
-        if (found->rows != NULL && found->n_out != t->ne[1]) {
-            OM_TRY(om_fail(err, OM_E_MISMATCH,
-                           "%s: statistics are for %" PRId64 " outputs, the model's tensor has "
-                           "%" PRId64 ": they come from another model",
-                           t->name, found->n_out, t->ne[1]));
-        }
-        item->stats = found;
-    }
+    OM_TRY(om_inputs_tensor(&item->stats, stats, t->name, t->ne[0], t->ne[1], item->experts, err));
     if ((item->to->needs_imatrix ||
          ggml_quantize_requires_imatrix((enum ggml_type) item->to->ggml_type)) &&
-        (found == NULL || found->in_sum2 == NULL)) {
+        (item->stats == NULL || item->stats->in_sum2 == NULL)) {
         OM_TRY(om_fail(err, OM_E_MISMATCH,
                        "%s: %s needs importance statistics and %s; give --stats or --imatrix, or "
                        "choose another type for it",
@@ -144,23 +132,6 @@ om_status om_plan_make(om_plan **out, const om_model *model, const om_allocation
 out:
     om_plan_free(plan);
     return status;
-}
-
-om_status om_plan_importance(float **out, const om_plan_item *item, om_error *err) {
-    *out = NULL;
-    if (item->stats == NULL || item->stats->in_sum2 == NULL) {
-        return OM_OK;
-    }
-    const int64_t n_in = item->tensor->ne[0];
-    float *v = om_calloc((size_t) (n_in * item->experts), sizeof *v);
-    if (v == NULL) {
-        return om_fail_nomem(err, (size_t) (n_in * item->experts) * sizeof *v);
-    }
-    for (int e = 0; e < item->experts; e++) {
-        (void) om_stats_importance(v + e * n_in, item->stats, e);
-    }
-    *out = v;
-    return OM_OK;
 }
 
 void om_plan_print(om_buf *out, const om_plan *plan) {

@@ -40,9 +40,6 @@ void om_plan_free(om_plan *plan);
 /** Table "tensor, shape, from, to, bytes" with a total line. */
 void om_plan_print(om_buf *out, const om_plan *plan);
 
-/** [experts, ne0] f32 importance of an item, owned (om_free); *out = NULL when it has none. */
-om_status om_plan_importance(float **out, const om_plan_item *item, om_error *err) OM_WARN_UNUSED;
-
 /** Seconds the quantization will take on n_threads: a rough figure from rates per type. */
 double om_plan_seconds(const om_plan *plan, int n_threads);
 

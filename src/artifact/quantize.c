@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "artifact/gguf_write.h"
+#include "artifact/inputs.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -14,19 +15,6 @@
 #include "model/llama_log.h"
 
 /* ---- inputs ---- */
-
-static om_status check_options(const om_quantize_options *o, om_error *err) {
-    if (o->model == NULL || o->allocation == NULL) {
-        return om_fail(err, OM_E_ARG, "quantize needs a model and an allocation.json");
-    }
-    if (o->out == NULL && !o->dry_run) {
-        return om_fail(err, OM_E_ARG, "quantize needs a name for the output (-o model-opt.gguf)");
-    }
-    if (o->stats != NULL && o->imatrix != NULL) {
-        return om_fail(err, OM_E_ARG, "--stats and --imatrix exclude each other: give one");
-    }
-    return OM_OK;
-}
 
 /* The rename would replace the source, full precision and possibly the only copy. */
 static om_status check_output(const om_quantize_options *o, const om_model *model, om_error *err) {
@@ -39,76 +27,6 @@ static om_status check_output(const om_quantize_options *o, const om_model *mode
     OM_TRY(om_file_check_output(o->out, inputs, 3, err));
 out:
     return status;
-}
-
-static om_status check_stats(const om_stats *s, const char *path, const om_allocation *a,
-                             bool explicit_path, const om_env *env, om_error *err) {
-    if (s->model_sha256[0] != '\0' && strcmp(s->model_sha256, a->model_sha256) != 0) {
-        return om_fail(err, OM_E_MISMATCH,
-                       "%s was measured on the model %s, the allocation is for %s: profile this "
-                       "model, or give the file as --imatrix to use only its importance",
-                       path, s->model_sha256, a->model_sha256);
-    }
-    if (a->stats_sha256[0] != '\0' && strcmp(s->sha256, a->stats_sha256) != 0) {
-        if (!explicit_path) {
-            return om_fail(err, OM_E_MISMATCH,
-                           "%s has sha256 %s, the allocation was made with %s: profile again, or "
-                           "name the file with --stats",
-                           path, s->sha256, a->stats_sha256);
-        }
-        om_log(env, OM_LOG_WARN, "%s is not the file the allocation was made with (sha256 %s)",
-               path, a->stats_sha256);
-    }
-    return OM_OK;
-}
-
-/* *out NULL: rounding without importance. *path owned. */
-static om_status load_stats(om_stats **out, char **path, const om_quantize_options *o,
-                            const om_allocation *a, const om_env *env, om_error *err) {
-    om_status status = OM_OK;
-    om_stats *s = NULL;
-    if (o->imatrix != NULL) {
-        *path = om_strdup(o->imatrix);
-        OM_TRY(om_stats_read(&s, o->imatrix, err));
-        if (strcmp(s->model_sha256, a->model_sha256) != 0) {
-            s->tokens = 0; /* Fisher marginals of another model say nothing about this one */
-        }
-    } else if (o->stats != NULL || a->stats_path[0] != '\0') {
-        *path = o->stats != NULL ? om_strdup(o->stats)
-                                 : om_path_find_beside(a->stats_path, o->allocation);
-        if (*path == NULL) {
-            OM_TRY(om_fail(err, OM_E_IO,
-                           "%s: the statistics that the allocation names are gone: give --stats "
-                           "or --imatrix, or profile again",
-                           a->stats_path));
-        }
-        OM_TRY(om_stats_read(&s, *path, err));
-        OM_TRY(check_stats(s, *path, a, o->stats != NULL, env, err));
-    } else {
-        om_log(env, OM_LOG_WARN, "no statistics: rounding without importance (give --imatrix)");
-    }
-    *out = s;
-    s = NULL;
-out:
-    om_stats_free(s);
-    return status;
-}
-
-static om_status check_size(const om_plan *plan, const om_allocation *a, om_error *err) {
-    if (plan->file_bytes != a->bytes) {
-        return om_fail(err, OM_E_MISMATCH,
-                       "the types of the allocation make a file of %" PRId64
-                       " bytes, its \"bytes\" "
-                       "says %" PRId64 ": if you edited the types, set \"bytes\" to %" PRId64
-                       "; otherwise allocate again",
-                       plan->file_bytes, a->bytes, plan->file_bytes);
-    }
-    if (a->budget_bytes > 0 && plan->file_bytes > a->budget_bytes) {
-        return om_fail(err, OM_E_MISMATCH,
-                       "the file would have %" PRId64 " bytes, the allocation's budget is %" PRId64,
-                       plan->file_bytes, a->budget_bytes);
-    }
-    return OM_OK;
 }
 
 static om_status check_model(char sha256[65], const om_model *model, const om_allocation *a,
@@ -262,19 +180,19 @@ om_status om_quantize(om_result *out, const om_quantize_options *options, const 
 
     om_llama_log log = { .model = options->model };
     om_llama_log_begin(&log, env);
-    OM_TRY(check_options(options, err));
+    OM_TRY(om_inputs_check(options, err));
     OM_TRY(om_allocation_read(&allocation, options->allocation, err));
     OM_TRY(om_model_open(&model, options->model, err));
     if (!options->dry_run) {
         OM_TRY(check_output(options, model, err));
     }
-    OM_TRY(load_stats(&stats, &stats_path, options, allocation, env, err));
+    OM_TRY(om_inputs_stats(&stats, &stats_path, options, allocation, env, err));
     OM_TRY(om_plan_make(&plan, model, allocation, stats, err));
     r.plan = plan;
     r.allocation = allocation;
     r.stats = stats;
     r.stats_path = stats_path;
-    status = check_size(plan, allocation, err);
+    status = om_inputs_size(plan->file_bytes, allocation, err);
     if (status != OM_OK) { /* sizes are wrong mostly because the model is another one */
         om_error why = { 0 };
         if (!options->dry_run && check_model(model_sha256, model, allocation, env, &why) != OM_OK) {
