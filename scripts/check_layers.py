@@ -28,7 +28,7 @@ THIRD_PARTY = {
 SYSTEM = set(
     """assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic
     stdbool stddef stdint stdio stdlib stdnoreturn string threads time
-    dirent fcntl ftw poll pthread regex strings sys/mman sys/resource sys/stat sys/statvfs sys/time sys/types sys/wait
+    dirent fcntl ftw poll pthread regex spawn strings sys/mman sys/resource sys/stat sys/statvfs sys/time sys/types sys/wait
     termios unistd sys/ioctl""".split()
 )
 SYSTEM_ELSEWHERE = {"mach/mach": ["base/", "eval/"], "sys/sysctl": ["base/", "model/"], "malloc/malloc": ["base/"]}

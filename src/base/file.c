@@ -343,6 +343,42 @@ void om_atomic_abort(om_atomic *a) {
     release_atomic(a);
 }
 
+om_status om_temporary_new(char **out, const char *dir, const char *name, om_error *err) {
+    om_status status = OM_OK;
+    bool busy = false;
+    char *target = om_path_join(dir, name), *path = NULL;
+    om_buf b = { 0 };
+    om_buf_printf(&b, "%s.tmp.%ld", target != NULL ? target : "", (long) getpid());
+    path = om_buf_take(&b);
+    if (target == NULL || path == NULL) {
+        status = om_fail_nomem(err, strlen(dir) + strlen(name));
+        goto out;
+    }
+    OM_TRY(check_target(dir, target, err));
+    om_temporary_clean(dir, target);
+    if (!om_temporary_add(path, &busy)) {
+        status = om_fail(err, busy ? OM_E_ARG : OM_E_LIMIT,
+                         busy ? "%s is in use already" : "cannot use %s: too many temporary files",
+                         path);
+        goto out;
+    }
+    *out = path;
+    path = NULL;
+out:
+    om_free(path);
+    om_free(target);
+    return status;
+}
+
+void om_temporary_remove(char *path) {
+    if (path != NULL) {
+        (void) unlink(path);
+        if (om_temporary_take(path)) {
+            om_free(path);
+        }
+    }
+}
+
 om_status om_file_write(const char *path, const void *data, size_t n, om_error *err) {
     om_status status = OM_OK;
     om_atomic a = { 0 };

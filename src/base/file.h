@@ -47,6 +47,13 @@ void om_atomic_abort(om_atomic *a);
  * (async-signal-safe: nothing but unlink on stored paths). The process must end soon after: open
  * structs stay as they are. */
 void om_atomic_abort_all(void);
+/** A name for a file that is gone when we are: DIR/NAME.tmp.PID, removed by om_temporary_remove and
+ * by om_atomic_abort_all; who writes the file makes it (om_atomic_open takes the name). Leftovers
+ * of dead processes for the same DIR/NAME are removed. *out owned (om_temporary_remove). Errors:
+ * OM_E_ARG (the name is in use in this process), OM_E_IO, OM_E_LIMIT. */
+om_status om_temporary_new(char **out, const char *dir, const char *name,
+                           om_error *err) OM_WARN_UNUSED;
+void om_temporary_remove(char *path); /* unlinks and frees; accepts NULL, no such file is fine */
 /** Tests: let the n-th write or commit from now fail as on a full disk (1 = the next), 0 = never.
  */
 void om_file_fail_at(long n);

@@ -74,7 +74,8 @@ void om_atomic_abort_all(void) {
 
 /* ---- leftovers ---- */
 
-/* The PID in "NAME.tmp.PID", or 0 when `entry` is no temporary of `name`. */
+/* The PID in "NAME.tmp.PID" (or in the temporary of such a one, "NAME.tmp.PID.tmp.PID"), or 0 when
+ * `entry` is no temporary of `name`. */
 static pid_t temporary_pid(const char *entry, const char *name) {
     const size_t len = strlen(name);
     if (strncmp(entry, name, len) != 0 || strncmp(entry + len, ".tmp.", 5) != 0) {
@@ -85,7 +86,7 @@ static pid_t temporary_pid(const char *entry, const char *name) {
     for (; *digits >= '0' && *digits <= '9' && pid < 100000000; digits++) {
         pid = pid * 10 + (*digits - '0');
     }
-    return *digits == '\0' ? (pid_t) pid : 0;
+    return *digits == '\0' || strncmp(digits, ".tmp.", 5) == 0 ? (pid_t) pid : 0;
 }
 
 /* A directory of ours holds files only; with anything else in it, it stays. */

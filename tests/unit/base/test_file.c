@@ -369,6 +369,56 @@ static void test_abort_all_in_a_dying_process(void **state) {
     assert_int_equal(om_tmpdir_count(*state, ""), 0);
 }
 
+static void test_temporary_names(void **state) {
+    om_error err = { 0 };
+    char *a = NULL, *b = NULL;
+    assert_int_equal(om_temporary_new(&a, *state, "t", &err), OM_OK);
+    assert_int_equal(om_tmpdir_count(*state, ""), 0); /* a name only */
+    assert_int_equal(om_temporary_new(&b, *state, "t", &err), OM_E_ARG);
+    assert_null(b);
+    assert_int_equal(om_file_write(a, "x", 1, &err), OM_OK); /* atomically, under that name */
+    assert_content(a, "x");
+    om_temporary_remove(a);
+    assert_int_equal(om_tmpdir_count(*state, ""), 0);
+    err = (om_error){ 0 };
+    assert_int_equal(om_temporary_new(&b, *state, "t", &err), OM_OK); /* never written */
+    om_temporary_remove(b);
+    om_temporary_remove(NULL);
+    err = (om_error){ 0 };
+    b = NULL;
+    assert_int_equal(om_temporary_new(&b, om_tmpdir_path(*state, "none"), "t", &err), OM_E_IO);
+    assert_null(b);
+}
+
+/* A process dies with its file finished, with its file half written, and by a signal. */
+static void test_temporaries_of_dying_processes(void **state) {
+    for (int how = 0; how < 3; how++) {
+        om_error err = { 0 };
+        const pid_t pid = fork();
+        if (pid == 0) {
+            char *t = NULL;
+            om_atomic a = { 0 };
+            if (om_temporary_new(&t, *state, "t", &err) != OM_OK ||
+                (how == 0 ? om_file_write(t, "x", 1, &err) : om_atomic_open(&a, t, &err)) !=
+                    OM_OK) {
+                _exit(1);
+            }
+            if (how == 2) {
+                om_atomic_abort_all();
+            }
+            _exit(0);
+        }
+        int wait_status = 0;
+        waitpid(pid, &wait_status, 0);
+        assert_true(WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0);
+        assert_int_equal(om_tmpdir_count(*state, ""), how == 2 ? 0 : 1);
+        char *next = NULL;
+        assert_int_equal(om_temporary_new(&next, *state, "t", &err), OM_OK);
+        assert_int_equal(om_tmpdir_count(*state, ""), 0);
+        om_temporary_remove(next);
+    }
+}
+
 /* ---- names and places ---- */
 
 static void test_places(void **state) {
@@ -440,6 +490,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_many_open_files, setup, teardown),
         cmocka_unit_test_setup_teardown(test_leftovers_of_dead_processes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_abort_all_in_a_dying_process, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_temporary_names, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_temporaries_of_dying_processes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_places, setup, teardown),
         cmocka_unit_test_setup_teardown(test_outputs_are_no_inputs, setup, teardown),
     };
