@@ -187,9 +187,12 @@ typedef struct om_allocate_options {
 om_status om_allocate(om_result *out, const om_allocate_options *options, const om_env *env,
                       om_error *err) OM_WARN_UNUSED;
 
-/** Write the quantized GGUF of an allocation. */
+/** Write the quantized GGUF, or MLX directory, of an allocation. */
 typedef struct om_quantize_options {
     const char *model;
+    const char *to; /* "gguf" or "mlx"; NULL: what the allocation is for */
+    const char
+        *round; /* MLX: NULL or "search": weighted by the statistics; "plain": as mx.quantize */
     const char *allocation; /* allocation.json */
     const char *out;        /* GGUF */
     const char *stats;      /* statistics GGUF; NULL: the one the allocation names, hash checked */

@@ -117,10 +117,11 @@ out:
 const om_command om_cmd_run = {
     .name = "run",
     .summary = "profile, allocate, quantize, judge and report, in one go",
-    .details = "Measures the model, finds the best mix of types under the budget, writes the GGUF or the "
-               "MLX folder, judges it against the full-precision model and against what other tools "
-               "make at the same size, "
-               "and writes a report.",
+    .details =
+        "Measures the model, finds the best mix of types under the budget, writes the GGUF or the "
+        "MLX folder, judges it against the full-precision model and against what other tools "
+        "make at the same size, "
+        "and writes a report.",
     .examples = "  optimum run model-bf16.gguf --memory 24GiB --ctx 16384 -o out\n"
                 "  optimum run model-bf16.gguf --size 12GB --calib my.txt -o out\n"
                 "  optimum run Qwen3-8B/ --to mlx --bpw 4.5 -o out\n",

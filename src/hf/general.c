@@ -1,6 +1,6 @@
-/* general.*: name from the directory, sampling from generation_config.json, as llama.cpp's converter
- * has it. It also guesses a finetune, a size label and a licence from the name and the model card;
- * no program needs those, so they are left out. */
+/* general.*: name from the directory, sampling from generation_config.json, as llama.cpp's
+ * converter has it. It also guesses a finetune, a size label and a licence from the name and the
+ * model card; no program needs those, so they are left out. */
 #include "hf/general.h"
 
 #include <string.h>

@@ -34,28 +34,82 @@ typedef struct family {
 } family;
 
 static const family families[] = {
-    { .model_type = "llama", .context = 2048, .rms_eps = 1e-6, .rope = { 1e4, 0 }, .llama = true,
+    { .model_type = "llama",
+      .context = 2048,
+      .rms_eps = 1e-6,
+      .rope = { 1e4, 0 },
+      .llama = true,
       .head_dim_derived = true },
-    { .model_type = "mistral", .heads_kv = 8, .context = 131072, .rms_eps = 1e-6,
-      .rope = { 1e4, 0 }, .llama = true, .head_dim_derived = true },
-    { .model_type = "mixtral", .heads_kv = 8, .context = 131072, .rms_eps = 1e-5,
-      .rope = { 1e6, 0 }, .llama = true, .experts = 8, .experts_used = 2 },
-    { .model_type = "qwen2", .heads_kv = 32, .context = 32768, .rms_eps = 1e-6,
+    { .model_type = "mistral",
+      .heads_kv = 8,
+      .context = 131072,
+      .rms_eps = 1e-6,
+      .rope = { 1e4, 0 },
+      .llama = true,
+      .head_dim_derived = true },
+    { .model_type = "mixtral",
+      .heads_kv = 8,
+      .context = 131072,
+      .rms_eps = 1e-5,
+      .rope = { 1e6, 0 },
+      .llama = true,
+      .experts = 8,
+      .experts_used = 2 },
+    { .model_type = "qwen2",
+      .heads_kv = 32,
+      .context = 32768,
+      .rms_eps = 1e-6,
       .rope = { 1e4, 0 } },
-    { .model_type = "qwen3", .heads_kv = 32, .context = 32768, .rms_eps = 1e-6, .rope = { 1e4, 0 },
+    { .model_type = "qwen3",
+      .heads_kv = 32,
+      .context = 32768,
+      .rms_eps = 1e-6,
+      .rope = { 1e4, 0 },
       .head_dim = 128 },
-    { .model_type = "qwen2_moe", .heads_kv = 16, .context = 32768, .rms_eps = 1e-6,
-      .rope = { 1e4, 0 }, .experts = 60, .experts_used = 4, .expert_width = 1408,
+    { .model_type = "qwen2_moe",
+      .heads_kv = 16,
+      .context = 32768,
+      .rms_eps = 1e-6,
+      .rope = { 1e4, 0 },
+      .experts = 60,
+      .experts_used = 4,
+      .expert_width = 1408,
       .shared_width = 5632 },
-    { .model_type = "qwen3_moe", .heads_kv = 4, .context = 32768, .rms_eps = 1e-6,
-      .rope = { 1e4, 0 }, .experts = 128, .experts_used = 8, .expert_width = 768 },
-    { .model_type = "gemma2", .keys = GEMMA2, .heads_kv = 4, .context = 8192, .rms_eps = 1e-6,
-      .rope = { 1e4, 0 }, .head_dim = 256, .window = 4096, .slides_every = 2 },
-    { .model_type = "gemma3_text", .heads_kv = 4, .context = 131072, .rms_eps = 1e-6,
-      .rope = { 1e6, 1e4 }, .head_dim = 256, .window = 4096, .slides_every = 6 },
+    { .model_type = "qwen3_moe",
+      .heads_kv = 4,
+      .context = 32768,
+      .rms_eps = 1e-6,
+      .rope = { 1e4, 0 },
+      .experts = 128,
+      .experts_used = 8,
+      .expert_width = 768 },
+    { .model_type = "gemma2",
+      .keys = GEMMA2,
+      .heads_kv = 4,
+      .context = 8192,
+      .rms_eps = 1e-6,
+      .rope = { 1e4, 0 },
+      .head_dim = 256,
+      .window = 4096,
+      .slides_every = 2 },
+    { .model_type = "gemma3_text",
+      .heads_kv = 4,
+      .context = 131072,
+      .rms_eps = 1e-6,
+      .rope = { 1e6, 1e4 },
+      .head_dim = 256,
+      .window = 4096,
+      .slides_every = 6 },
     { .model_type = "phi3", .keys = PHI3, .context = 4096, .rms_eps = 1e-5, .rope = { 1e4, 0 } },
-    { .model_type = "gpt_oss", .heads_kv = 8, .context = 131072, .rms_eps = 1e-5,
-      .rope = { 150000, 0 }, .head_dim = 64, .experts = 128, .experts_used = 4, .window = 128,
+    { .model_type = "gpt_oss",
+      .heads_kv = 8,
+      .context = 131072,
+      .rms_eps = 1e-5,
+      .rope = { 150000, 0 },
+      .head_dim = 64,
+      .experts = 128,
+      .experts_used = 4,
+      .window = 128,
       .slides_every = 2 },
 };
 
@@ -88,8 +142,8 @@ static om_status read_sizes(sizes *s, const family *f, const om_config *c, om_er
     OM_TRY(om_config_i64(&s->ff, c, "intermediate_size", 1, INT32_MAX, err));
     OM_TRY(om_config_i64(&s->heads, c, "num_attention_heads", 1, INT32_MAX, err));
     OM_TRY(om_config_i64(&s->vocab, c, "vocab_size", 1, INT32_MAX, err));
-    s->heads_kv = f->heads_kv > 0 && !om_config_is_null(c, "num_key_value_heads") ? f->heads_kv
-                                                                                  : s->heads;
+    s->heads_kv =
+        f->heads_kv > 0 && !om_config_is_null(c, "num_key_value_heads") ? f->heads_kv : s->heads;
     OM_TRY(om_config_get_i64(&s->heads_kv, c, "num_key_value_heads", 1, INT32_MAX, err));
     OM_TRY(om_config_get_i64(&s->context, c, "max_position_embeddings", 1, UINT32_MAX, err));
     OM_TRY(om_config_get_i64(&s->head_dim, c, "head_dim", 1, INT32_MAX, err));
@@ -157,8 +211,7 @@ static om_status check_sliding(const family *f, const om_config *c, om_error *er
         OM_TRY(om_config_get_i64(&every, c, "_sliding_window_pattern", 0, INT32_MAX, err));
         OM_TRY(om_config_get_i64(&every, c, "sliding_window_pattern", 0, INT32_MAX, err));
         if (every != f->slides_every) {
-            OM_TRY(om_hf_refuse(err,
-                                "config.json: sliding_window_pattern %lld, llama.cpp has %lld",
+            OM_TRY(om_hf_refuse(err, "config.json: sliding_window_pattern %lld, llama.cpp has %lld",
                                 (long long) every, (long long) f->slides_every));
         }
     }
@@ -170,8 +223,7 @@ out:
 static om_status check_query_scale(const sizes *s, int64_t layers_27b, const om_config *c,
                                    om_error *err) {
     double found = (double) s->head_dim;
-    const double expected =
-        (double) (s->layers == layers_27b ? s->width / s->heads : s->head_dim);
+    const double expected = (double) (s->layers == layers_27b ? s->width / s->heads : s->head_dim);
     om_status status = om_config_get_f64(&found, c, "query_pre_attn_scalar", err);
     if (status == OM_OK && (found < expected || found > expected)) {
         status = om_hf_refuse(err, "config.json: query_pre_attn_scalar %g, llama.cpp has %g", found,

@@ -90,7 +90,8 @@ static om_status read_per_layer(om_rope *rope, const om_config *c, bool new_form
             OM_TRY(om_node_str(&type, &local, "rope_type", err));
         }
         if (strcmp(type, "default") != 0) {
-            OM_TRY(om_hf_refuse(err, "config.json: scaled rope in sliding layers (\"%.40s\")", type));
+            OM_TRY(
+                om_hf_refuse(err, "config.json: scaled rope in sliding layers (\"%.40s\")", type));
         }
     }
     if (om_node_has(&outer, "full_attention")) {

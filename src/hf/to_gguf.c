@@ -46,8 +46,9 @@ static const om_format *type_of(const om_hf_tensor *t) {
 }
 
 static int64_t n_rows_of(const om_hf_tensor *t) {
-    return t->n_dims < 2 ? 1 : t->ne[1] * (t->n_dims > 2 ? t->ne[2] : 1) *
-                                   (t->n_dims > 3 ? t->ne[3] : 1);
+    return t->n_dims < 2
+               ? 1
+               : t->ne[1] * (t->n_dims > 2 ? t->ne[2] : 1) * (t->n_dims > 3 ? t->ne[3] : 1);
 }
 
 typedef struct writer {
@@ -281,8 +282,8 @@ om_status om_hf_to_gguf(const om_hf *hf, const char *path, const om_env *env, om
     OM_TRY(make_pairs(&pairs, &m, hf, err));
     OM_TRY(make_header(&header, &data, hf, &pairs, &m, err));
     om_pairs_release(&pairs);
-    OM_TRY(writer_open(&w, hf, path, header.data, (int64_t) header.len,
-                       (int64_t) header.len + data, env, err));
+    OM_TRY(writer_open(&w, hf, path, header.data, (int64_t) header.len, (int64_t) header.len + data,
+                       env, err));
     OM_TRY(write_all(&w, &m, err));
     OM_TRY(writer_commit(&w, err));
 out:
@@ -315,8 +316,8 @@ static om_status check_like(const om_hf *hf, const om_model *like, om_error *err
         const om_tensor *l = om_model_tensor(like, i);
         const om_hf_tensor *t = om_hf_find(hf, l->name);
         if (t == NULL && !is_extra(l->name)) {
-            return om_fail(err, OM_E_MISMATCH, "tensor %s of %s is not in %s: two models",
-                           l->name, om_model_path(like), om_hf_path(hf));
+            return om_fail(err, OM_E_MISMATCH, "tensor %s of %s is not in %s: two models", l->name,
+                           om_model_path(like), om_hf_path(hf));
         }
         if (t != NULL && !has_shape(t, l)) {
             return om_fail(err, OM_E_MISMATCH,

@@ -2,9 +2,9 @@
  *
  * llama.cpp has each splitting rule under the name of the model that had it first. Its converter
  * recognises a rule by a hash of what the tokenizer makes of a test text, which names one
- * vocabulary; here the rule itself is compared: the steps of the pre-tokenizer, written on one line,
- * must be a line of the table. Names that llama.cpp treats alike (starcoder and smollm, phi-2 and
- * gpt-2 …) are one line.
+ * vocabulary; here the rule itself is compared: the steps of the pre-tokenizer, written on one
+ * line, must be a line of the table. Names that llama.cpp treats alike (starcoder and smollm, phi-2
+ * and gpt-2 …) are one line.
  *
  * Sources: the regular expressions in the comments of llama.cpp's src/llama-vocab.cpp, and the
  * tokenizer.json files of the models named. */
@@ -22,9 +22,9 @@
 #define SPACES "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
-#define CASED(contractions)                                                       \
-    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" contractions                     \
-    "|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*" contractions
+#define CASED(contractions)                                                                   \
+    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" contractions "|[^\\r\\n\\p{L}\\p{N}]?" UPPER \
+    "+" LOWER "*" contractions
 
 typedef enum ignore_merges { ANY, NO, YES } ignore_merges;
 
@@ -73,8 +73,7 @@ static om_status put_split(om_buf *b, const om_node *step, om_error *err) {
     OM_TRY(om_node_str(&behavior, step, "behavior", err));
     OM_TRY(get_bool(&invert, step, "invert", err));
     OM_TRY(om_node_object(&holder, step, "pattern", err));
-    if (!om_node_has(&holder, "Regex") ||
-        strcmp(behavior, invert ? "Removed" : "Isolated") != 0) {
+    if (!om_node_has(&holder, "Regex") || strcmp(behavior, invert ? "Removed" : "Isolated") != 0) {
         om_buf_puts(b, "other-split");
         goto out;
     }

@@ -1,8 +1,9 @@
-/* Special tokens and chat template -> tokenizer.ggml.*_token_id, add_*_token, tokenizer.chat_template.
+/* Special tokens and chat template -> tokenizer.ggml.*_token_id, add_*_token,
+ * tokenizer.chat_template.
  *
  * Three files speak of special tokens, and the first that does wins: tokenizer_config.json names
- * them by text, tokenizer.json's post-processor shows which of them surround a text, config.json has
- * ids. The order and the reading of templates follow SpecialVocab of llama.cpp's gguf-py. */
+ * them by text, tokenizer.json's post-processor shows which of them surround a text, config.json
+ * has ids. The order and the reading of templates follow SpecialVocab of llama.cpp's gguf-py. */
 #include "hf/tokenizer_parts.h"
 
 #include <stdio.h>
@@ -95,7 +96,8 @@ static void read_first(special *s, const char *first, bool has_config) {
     s->add[BOS] = same(first, s->text[BOS]) || same(first, s->text[CLS]);
 }
 
-/* A text that ends in another token than eos: that one is the end, and the former eos ends turns. */
+/* A text that ends in another token than eos: that one is the end, and the former eos ends turns.
+ */
 static void read_last(special *s, const char *last, bool has_config) {
     if (has_config && !same(last, s->text[EOS])) {
         for (int k = EOT; k <= EOM; k++) {

@@ -2,13 +2,15 @@
  * writer and judged on the same text.
  *
  * A comparison is fair when the rival is not larger, rounded as its own tool would (llama-quantize
- * with the same statistics, mlx_lm.convert by minimum and maximum) and measured by the same judge. Files are made one at a time and deleted after the judgement: their eval.json
- * is what counts. A preset that cannot be made for this model is a warning, not the end of the run.
+ * with the same statistics, mlx_lm.convert by minimum and maximum) and measured by the same judge.
+ * Files are made one at a time and deleted after the judgement: their eval.json is what counts. A
+ * preset that cannot be made for this model is a warning, not the end of the run.
  */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/atomic_dir.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -87,17 +89,35 @@ out:
     return status;
 }
 
+/* A file, or a directory of files. */
+static void remove_artifact(const char *path) {
+    om_error ignored = { 0 };
+    char **names = NULL;
+    int n = 0;
+    if (unlink(path) == 0 || om_dir_list(&names, &n, path, &ignored) != OM_OK) {
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        char *file = om_path_join(path, names[i]);
+        if (file != NULL) {
+            (void) unlink(file);
+        }
+        om_free(file);
+    }
+    om_dir_list_free(names, n);
+    (void) rmdir(path);
+}
+
 static om_status make_and_judge(const om_job *job, const baseline *b, om_error *err) {
     om_status status = OM_OK;
     om_result r = { 0 };
     const bool mlx = job->container == OM_CONTAINER_MLX;
-    OM_TRY(om_allocate(
-        &r,
-        &(om_allocate_options){ .profile = job->profile,
-                                .to = om_container_name(job->container),
-                                .plan = b->plan,
-                                .out = b->allocation },
-        job->env, err));
+    OM_TRY(om_allocate(&r,
+                       &(om_allocate_options){ .profile = job->profile,
+                                               .to = om_container_name(job->container),
+                                               .plan = b->plan,
+                                               .out = b->allocation },
+                       job->env, err));
     om_result_release(&r);
     OM_TRY(om_quantize(&r,
                        &(om_quantize_options){ .model = om_job_weights(job),
@@ -113,7 +133,7 @@ static om_status make_and_judge(const om_job *job, const baseline *b, om_error *
     OM_TRY(set_label(b, err));
 out:
     om_result_release(&r);
-    om_remove_tree(b->artifact);
+    remove_artifact(b->artifact);
     (void) unlink(b->allocation);
     return status;
 }
@@ -167,8 +187,7 @@ om_status om_stage_baselines(om_job *job, om_error *err) {
     OM_TRY(om_sweep_read(&sweep, job->curve, err));
     const int n = om_baselines_choose(chosen, &sweep, job->chosen->bytes);
     if (n == 0) {
-        om_log(job->env, OM_LOG_WARN,
-               "%s is as small as this file: nothing to compare with",
+        om_log(job->env, OM_LOG_WARN, "%s is as small as this file: nothing to compare with",
                job->container == OM_CONTAINER_MLX ? "no recipe of mlx_lm.convert"
                                                   : "no preset of llama-quantize");
     }

@@ -256,8 +256,8 @@ out:
 }
 
 void om_job_release(om_job *job) {
-    char *const strings[] = { job->gguf,  job->profile,   job->stats, job->allocation,
-                              job->curve, job->reference, job->eval,  job->report,
+    char *const strings[] = { job->gguf,     job->profile,   job->stats, job->allocation,
+                              job->curve,    job->reference, job->eval,  job->report,
                               job->artifact, job->types };
     for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++) {
         om_free(strings[i]);

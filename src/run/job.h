@@ -15,8 +15,8 @@ typedef struct om_job {
     om_run_state state;
     om_run_texts texts;
     int64_t model_bytes, model_params;
-    om_container container;  /* of the result */
-    char *gguf;              /* full precision: the model itself, or made of its directory */
+    om_container container; /* of the result */
+    char *gguf;             /* full precision: the model itself, or made of its directory */
     char *profile, *stats, *allocation, *curve, *reference, *eval, *report; /* paths in out_dir */
     char *artifact;          /* the GGUF or the directory; known after allocate */
     char *types;             /* what to profile; NULL: the default */

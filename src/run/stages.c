@@ -323,8 +323,8 @@ om_status om_stage_quantize(om_job *job, om_error *err) {
     OM_TRY(om_key_finish(key, &k, err));
     /* A file of another size is not the one that was recorded: as good as absent. A directory is
      * renamed into place when it is whole. */
-    const bool intact = job->container == OM_CONTAINER_MLX ||
-                        om_file_size(job->artifact) == job->chosen->bytes;
+    const bool intact =
+        job->container == OM_CONTAINER_MLX || om_file_size(job->artifact) == job->chosen->bytes;
     if (om_job_kept(job, "quantize", intact ? key : "", outputs, 1)) {
         goto out;
     }

@@ -27,8 +27,10 @@ static void put_tensor(om_buf *b, const char *name, const char *role, int layer,
         const char *name;
         int bytes;
         double nats;
-    } types[] = { { "mlx_2bit_g64", 64 * 160, 1 },     { "mlx_3bit_g64", 64 * 224, 0.2 },
-                  { "mlx_4bit_g64", 64 * 288, 0.05 },  { "mlx_6bit_g64", 64 * 416, 0.003 },
+    } types[] = { { "mlx_2bit_g64", 64 * 160, 1 },
+                  { "mlx_3bit_g64", 64 * 224, 0.2 },
+                  { "mlx_4bit_g64", 64 * 288, 0.05 },
+                  { "mlx_6bit_g64", 64 * 416, 0.003 },
                   { "mlx_8bit_g128", 64 * 528, 0.0002 } };
     om_buf_printf(b,
                   "%s{\"name\":\"%s\",\"role\":\"%s\",\"layer\":%d,\"shape\":[64,512],"
@@ -202,9 +204,9 @@ static void test_reader(void **state) {
         const char *to, *type, *rest;
         om_status status;
     } cases[] = {
-        { "mlx", "mlx_4bit_g64", ",8", OM_OK },        { "mlx", "bf16", ",8", OM_OK },
-        { "mlx", "q4_K", ",8", OM_E_FORMAT },          { "gguf", "mlx_4bit_g64", ",8", OM_E_FORMAT },
-        { "mlx", "mlx_4bit_g64", "", OM_E_FORMAT },    { "x", "q4_K", ",8", OM_E_FORMAT },
+        { "mlx", "mlx_4bit_g64", ",8", OM_OK },       { "mlx", "bf16", ",8", OM_OK },
+        { "mlx", "q4_K", ",8", OM_E_FORMAT },         { "gguf", "mlx_4bit_g64", ",8", OM_E_FORMAT },
+        { "mlx", "mlx_4bit_g64", "", OM_E_FORMAT },   { "x", "q4_K", ",8", OM_E_FORMAT },
         { "mlx", "mlx_7bit_g64", ",8", OM_E_FORMAT },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -225,9 +227,11 @@ static void test_reader(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mixed),    cmocka_unit_test(test_uniform),
+        cmocka_unit_test(test_mixed),
+        cmocka_unit_test(test_uniform),
         cmocka_unit_test(test_optimal_beats_recipe),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_reader),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_reader),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
