@@ -77,6 +77,36 @@ static om_status header_length(size_t *out, const unsigned char *data, size_t si
     return OM_OK;
 }
 
+/* A JSON document in memory takes some hundred bytes per object and some ten per number, so a
+ * header of nothing but brackets would take a hundred times its length. The shortest entries there
+ * are have 16 bytes per bracket and 5 per comma (with 8 dimensions of one digit); what is denser
+ * holds no tensors, and is refused unread. Short headers are read in any case: their messages say
+ * more. */
+static om_status check_density(const unsigned char *text, size_t n, const char *path,
+                               om_error *err) {
+    enum { SHORT = 4096, BYTES_PER_BRACKET = 16, BYTES_PER_COMMA = 5 };
+    size_t brackets = 0, commas = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < n; i++) {
+        const unsigned char c = text[i];
+        if (c == '"') {
+            in_string = !in_string;
+        } else if (in_string) {
+            i += c == '\\'; /* whatever it escapes */
+        } else {
+            brackets += c == '{' || c == '[';
+            commas += c == ',';
+        }
+    }
+    if (brackets > (n + SHORT) / BYTES_PER_BRACKET || commas > (n + SHORT) / BYTES_PER_COMMA) {
+        return om_fail(err, OM_E_FORMAT,
+                       "%s: expected a header of tensors, found %zu brackets and %zu commas in %zu "
+                       "bytes: damaged, download it again",
+                       path, brackets, commas, n);
+    }
+    return OM_OK;
+}
+
 /* ---- one tensor ---- */
 
 /* Dimensions that are 0 count as 1: so the product of any of them fits as well. */
@@ -286,6 +316,7 @@ om_status om_st_file_parse(om_st_file *out, const unsigned char *data, size_t si
     place *places = NULL;
     size_t n = 0;
     OM_TRY(header_length(&n, data, size, path, err));
+    OM_TRY(check_density(data + OM_ST_LENGTH_BYTES, n, path, err));
     OM_TRY(om_json_parse(&doc, (const char *) data + OM_ST_LENGTH_BYTES, n, path, NULL, err));
     const om_node root = om_node_root(doc, path);
     OM_TRY(read_entries(&f, &places, &root, err));

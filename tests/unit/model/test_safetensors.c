@@ -263,14 +263,51 @@ static void test_refuses_bad_json(void **state) {
     expect_refusal("{\"__metadata__\":{},\"__metadata__\":{}}", 0, "duplicate");
     /* a NUL behind the text */
     expect_refusal_bytes("\3\0\0\0\0\0\0\0{}\0", 11, "not valid JSON");
-    /* deeper than the stack */
-    om_buf deep = { 0 };
-    om_buf_puts(&deep, "{\"a\":");
-    for (int i = 0; i < 1000000; i++) {
-        om_buf_puts(&deep, "[");
+}
+
+/* piece N times between head and tail */
+static void expect_refusal_of_many(const char *head, const char *piece, int n, const char *tail,
+                                   const char *part) {
+    om_buf b = { 0 };
+    om_buf_puts(&b, head);
+    for (int i = 0; i < n; i++) {
+        om_buf_puts(&b, piece);
     }
-    expect_refusal(deep.data, 0, "not valid JSON");
-    om_buf_release(&deep);
+    om_buf_puts(&b, tail);
+    expect_refusal(b.data, 0, part);
+    om_buf_release(&b);
+}
+
+/* Headers that would take a hundred times their length in memory, or a deep stack. */
+static void test_refuses_dense_json(void **state) {
+    (void) state;
+    expect_refusal_of_many("{\"a\":", "[", 1000000, "", "brackets");
+    expect_refusal_of_many("{\"a\":", "{\"a\":", 1000000, "", "brackets");
+    expect_refusal_of_many("{\"a\":[", "{},", 1000000, "0]}", "brackets");
+    expect_refusal_of_many("{\"a\":[", "0,", 1000000, "0]}", "1000000 commas");
+    expect_refusal_of_many("{\"a\\\\\":[", "0,", 1000000, "0]}", "1000000 commas");
+    /* deep, but not dense */
+    expect_refusal_of_many("{\"a\":", "[                    ", 100000, "", "not valid JSON");
+    /* in strings all this means nothing, whatever is escaped */
+    expect_refusal_of_many("{\"a\\\"", "[{,", 100000, "\":1}", "expected a string, found nothing");
+}
+
+/* As dense as tensors can be: the shortest names, the most dimensions. */
+static void test_reads_dense_headers(void **state) {
+    (void) state;
+    om_buf json = { 0 };
+    om_buf_puts(&json, "{");
+    for (int i = 0; i < 20000; i++) {
+        om_buf_printf(&json, "%s\"%x\":{\"dtype\":\"U8\",\"shape\":[%s],\"data_offsets\":[0,0]}",
+                      i == 0 ? "" : ",", (unsigned) i, i < 10000 ? "0" : "0,0,0,0,0,0,0,0");
+    }
+    om_buf_puts(&json, "}");
+    om_buf b = file_of(json.data, 0);
+    om_safetensors *st = parse(&b);
+    assert_int_equal(om_safetensors_n(st), 20000);
+    om_safetensors_free(st);
+    om_buf_release(&b);
+    om_buf_release(&json);
 }
 
 static void test_refuses_bad_fields(void **state) {
@@ -727,6 +764,8 @@ int main(void) {
         cmocka_unit_test(test_every_dtype),
         cmocka_unit_test(test_refuses_bad_frames),
         cmocka_unit_test(test_refuses_bad_json),
+        cmocka_unit_test(test_refuses_dense_json),
+        cmocka_unit_test(test_reads_dense_headers),
         cmocka_unit_test(test_refuses_bad_fields),
         cmocka_unit_test(test_refuses_bad_sizes),
         cmocka_unit_test(test_refuses_bad_places),
