@@ -85,8 +85,7 @@ out:
 
 /* ---- the target ---- */
 
-static om_status check_old(bool *exists, const char *path, bool (*ours)(const char *),
-                           om_error *err) {
+static om_status check_old(bool *exists, const char *path, om_dir_ours ours, om_error *err) {
     om_status status = OM_OK;
     struct stat st;
     char **names = NULL;
@@ -104,7 +103,7 @@ static om_status check_old(bool *exists, const char *path, bool (*ours)(const ch
         char *entry = om_path_join(path, names[i]);
         const bool file = entry != NULL && lstat(entry, &st) == 0 && !S_ISDIR(st.st_mode);
         om_free(entry);
-        if (!file || !ours(names[i])) {
+        if (!file || !ours.is(ours.ud, names[i])) {
             OM_TRY(om_fail(err, OM_E_ARG,
                            "%s exists and holds %s, which would be lost: move the directory away, "
                            "or write to another name",
@@ -116,7 +115,7 @@ out:
     return status;
 }
 
-om_status om_atomic_dir_check(const char *path, bool (*ours)(const char *name), om_error *err) {
+om_status om_atomic_dir_check(const char *path, om_dir_ours ours, om_error *err) {
     om_status status = OM_OK;
     struct stat st;
     bool exists = false;
@@ -139,13 +138,14 @@ out:
 
 /* ---- construction ---- */
 
-static bool any_name(const char *name) {
+static bool any_name(const void *ud, const char *name) {
+    (void) ud;
     (void) name;
     return true;
 }
 
-/* Files whose names `ours` accepts; anything that came meanwhile stays, and the directory too. */
-static void remove_directory(const char *path, bool (*ours)(const char *)) {
+/* Files that are `ours`; anything that came meanwhile stays, and the directory too. */
+static void remove_directory(const char *path, om_dir_ours ours) {
     om_error ignored = { 0 };
     char **names = NULL;
     int n = 0;
@@ -153,7 +153,7 @@ static void remove_directory(const char *path, bool (*ours)(const char *)) {
         return;
     }
     for (int i = 0; i < n; i++) {
-        char *entry = ours(names[i]) ? om_path_join(path, names[i]) : NULL;
+        char *entry = ours.is(ours.ud, names[i]) ? om_path_join(path, names[i]) : NULL;
         if (entry != NULL) {
             (void) unlink(entry);
         }
@@ -190,7 +190,7 @@ om_status om_atomic_dir_open(om_atomic_dir *out, const char *path, om_error *err
     name = NULL;
     if (mkdir(d.tmp, 0777) != 0 && errno == EEXIST) {
         /* ours by PID but not open here: a dead process had the same number */
-        remove_directory(d.tmp, any_name);
+        remove_directory(d.tmp, (om_dir_ours){ any_name, NULL });
         (void) mkdir(d.tmp, 0777);
     }
     struct stat st;
@@ -345,7 +345,7 @@ static om_status replace(om_atomic_dir *d, const char *old, om_error *err) {
     return OM_OK;
 }
 
-om_status om_atomic_dir_commit(om_atomic_dir *d, bool (*ours)(const char *name), om_error *err) {
+om_status om_atomic_dir_commit(om_atomic_dir *d, om_dir_ours ours, om_error *err) {
     om_status status = OM_OK;
     om_buf name = { 0 };
     bool exists = false;

@@ -14,15 +14,20 @@ typedef struct om_atomic_dir {
     bool settled; /* complete: no longer registered */
 } om_atomic_dir;
 
+/** Which files of a directory may be deleted. */
+typedef struct om_dir_ours {
+    bool (*is)(const void *ud, const char *name);
+    const void *ud;
+} om_dir_ours;
+
 /** Names of the entries of a directory, sorted, without "." and "..". *out owned
  * (om_dir_list_free). Errors: OM_E_IO. */
 om_status om_dir_list(char ***out, int *n, const char *path, om_error *err) OM_WARN_UNUSED;
 void om_dir_list_free(char **names, int n);
 
-/** Before long work: can the directory `path` be made? It must be absent, or hold only files whose
- * names `ours` accepts: they will be deleted. Errors: OM_E_ARG names the entry; OM_E_IO. */
-om_status om_atomic_dir_check(const char *path, bool (*ours)(const char *name),
-                              om_error *err) OM_WARN_UNUSED;
+/** Before long work: can the directory `path` be made? It must be absent, or hold only files that
+ * are `ours`: they will be deleted. Errors: OM_E_ARG names the entry; OM_E_IO. */
+om_status om_atomic_dir_check(const char *path, om_dir_ours ours, om_error *err) OM_WARN_UNUSED;
 
 /** Make the temporary directory. Leftovers of dead processes for the same target are removed. */
 om_status om_atomic_dir_open(om_atomic_dir *out, const char *path, om_error *err) OM_WARN_UNUSED;
@@ -43,8 +48,7 @@ om_status om_atomic_dir_write(om_atomic_dir *d, const char *name, const void *da
  * directory is removed.
  *
  *  ours  as above; asked again, since the target may have changed meanwhile */
-om_status om_atomic_dir_commit(om_atomic_dir *d, bool (*ours)(const char *name),
-                               om_error *err) OM_WARN_UNUSED;
+om_status om_atomic_dir_commit(om_atomic_dir *d, om_dir_ours ours, om_error *err) OM_WARN_UNUSED;
 /** Remove the temporary directory and its files; accepts a zeroed or committed struct. */
 void om_atomic_dir_abort(om_atomic_dir *d);
 

@@ -450,6 +450,10 @@ bool om_node_has(const om_node *parent, const char *key) {
     return value != NULL && !json_is_null(value);
 }
 
+const om_json *om_node_get(const om_node *parent, const char *key) {
+    return json_object_get(parent->value, key);
+}
+
 bool om_node_next(om_node *out, const om_node *object, void **iter) {
     json_t *o = (json_t *) (uintptr_t) object->value; /* jansson's iterators lack const */
     *iter = *iter == NULL ? json_object_iter(o) : json_object_iter_next(o, *iter);
@@ -525,6 +529,15 @@ void om_json_set_f64(om_json *object, const char *key, double value) {
 
 void om_json_set_bool(om_json *object, const char *key, bool value) {
     om_json_set(object, key, value ? json_true() : json_false());
+}
+
+void om_json_remove(om_json *object, const char *key) {
+    (void) json_object_del(object, key);
+}
+
+om_json *om_json_copy(const om_json *value) {
+    init_jansson();
+    return value == NULL ? NULL : json_deep_copy(value);
 }
 
 void om_json_push(om_json *array, om_json *value) {

@@ -53,6 +53,8 @@ om_status om_node_f64(double *out, const om_node *parent, const char *key,
 om_status om_node_bool(bool *out, const om_node *parent, const char *key,
                        om_error *err) OM_WARN_UNUSED;
 bool om_node_has(const om_node *parent, const char *key); /* present and not null */
+/** Whatever stands there; NULL: absent, or the parent is no object. Borrowed. */
+const om_json *om_node_get(const om_node *parent, const char *key);
 /** This element itself as a number or string (array elements). */
 om_status om_node_value_i64(int64_t *out, const om_node *node, int64_t min, int64_t max,
                             om_error *err) OM_WARN_UNUSED;
@@ -68,11 +70,14 @@ om_status om_node_fail(om_error *err, const om_node *node, const char *fmt, ...)
 om_json *om_json_object(void);
 om_json *om_json_array(void);
 void om_json_set(om_json *object, const char *key, om_json *value);        /* takes value */
+void om_json_remove(om_json *object, const char *key);                     /* absent: nothing */
 void om_json_set_str(om_json *object, const char *key, const char *value); /* NULL writes null */
 void om_json_set_i64(om_json *object, const char *key, int64_t value);
 void om_json_set_f64(om_json *object, const char *key, double value); /* not finite writes null */
 void om_json_set_bool(om_json *object, const char *key, bool value);
 void om_json_push(om_json *array, om_json *value); /* takes value */
+/** A copy that can be changed without changing the original, members in their order; owned. */
+om_json *om_json_copy(const om_json *value);
 om_json *om_json_str(const char *value);
 om_json *om_json_i64(int64_t value);
 om_json *om_json_f64(double value);

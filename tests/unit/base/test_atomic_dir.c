@@ -27,9 +27,11 @@ static int teardown(void **state) {
     return 0;
 }
 
-static bool ours(const char *name) {
-    return strcmp(name, "a") == 0 || strcmp(name, "b") == 0;
+static bool is_a_or(const void *ud, const char *name) {
+    return strcmp(name, "a") == 0 || strcmp(name, ud) == 0;
 }
+
+static const om_dir_ours ours = { is_a_or, "b" };
 
 static void assert_content(const char *dir, const char *name, const char *want) {
     char *text = NULL;

@@ -222,6 +222,36 @@ static void assert_dump(om_json *doc, const char *want) {
     om_json_free(doc);
 }
 
+static void test_copies_can_be_changed(void **state) {
+    (void) state;
+    om_error err = { 0 };
+    om_json *doc = NULL;
+    const char text[] = "{\"schema\":\"s/1\",\"z\":1.5,\"a\":{\"x\":[1,null]},\"m\":true}";
+    assert_int_equal(om_json_parse(&doc, text, strlen(text), "t", "s/1", &err), OM_OK);
+    char *before = om_json_dump(doc);
+    om_json *copy = om_json_copy(doc);
+    om_json_remove(copy, "a");
+    om_json_remove(copy, "absent");
+    om_json_set_i64(copy, "z", 2);
+    om_json_set_str(copy, "new", "n");
+    char *after = om_json_dump(copy), *still = om_json_dump(doc);
+    assert_string_equal(before, still);
+    assert_string_equal(after, "{\n \"schema\": \"s/1\",\n \"z\": 2,\n \"m\": true,\n \"new\": "
+                               "\"n\"\n}\n");
+    const om_node root = om_node_root(doc, "t");
+    char *part = om_json_dump(om_node_get(&root, "a"));
+    assert_non_null(strstr(part, "\"x\""));
+    assert_null(om_node_get(&root, "absent"));
+    const om_node inner = { .value = om_node_get(&root, "z"), .parent = &root, .key = "z" };
+    assert_null(om_node_get(&inner, "x"));
+    om_free(before);
+    om_free(after);
+    om_free(still);
+    om_free(part);
+    om_json_free(copy);
+    om_json_free(doc);
+}
+
 static void test_canonical_text(void **state) {
     (void) state;
     om_json *doc = om_json_new_document("optimum.test/1");
@@ -415,6 +445,7 @@ int main(void) {
         cmocka_unit_test(test_deep_paths_are_cut),
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_members_keep_file_order),
+        cmocka_unit_test(test_copies_can_be_changed),
         cmocka_unit_test(test_canonical_text),
         cmocka_unit_test(test_numbers),
         cmocka_unit_test(test_locale_does_not_matter),
