@@ -43,3 +43,4 @@ endfunction()
 
 om_embed(om_report om_report_template src/report/template.html)
 om_embed(om_run om_demo_text data/demo.txt)
+om_embed(om_eval om_eval_mlx_program src/eval/mlx_speed.py)

@@ -211,10 +211,12 @@ typedef struct om_export_options {
 om_status om_export(om_result *out, const om_export_options *options, const om_env *env,
                     om_error *err) OM_WARN_UNUSED;
 
-/** Judge any GGUF against a reference on a text. */
+/** Judge any GGUF, or a directory for mlx-lm, against a reference on a text. A directory is written
+ * out as a temporary GGUF of F32 (also a reference's, in its own precision). */
 typedef struct om_eval_options {
     const char *model;         /* NULL with reference_out: only write the reference file */
-    const char *reference;     /* full-precision GGUF, or a reference file written earlier */
+    const char *reference;     /* full-precision GGUF or Hugging Face directory, or a reference file
+                                  written earlier */
     const char *reference_out; /* keep the reference's hidden states here; NULL: no */
     const char *text;
     const char *score; /* NULL or "all"; "second-half" = llama-perplexity's rule */
@@ -222,7 +224,9 @@ typedef struct om_eval_options {
     int n_ctx;         /* 0 = 512 */
     int n_chunks;      /* 0 = all of the text */
     int n_gpu_layers;
-    bool no_speed; /* skip the timing of prefill and decode */
+    bool no_speed;    /* skip the timing of prefill and decode */
+    const char *with; /* NULL; "mlx_lm": time a directory in mlx-lm (Python of OPTIMUM_PYTHON, or
+                         python3); without it a directory is not timed */
     bool exact; /* F32 KV cache, plain attention: for F32 files, the effect of the weights alone */
 } om_eval_options;
 om_status om_eval(om_result *out, const om_eval_options *options, const om_env *env,

@@ -10,14 +10,14 @@ static const om_opt options[] = {
     { .name = "MODEL",
       .kind = OM_OPT_POSITIONAL,
       .offset = offsetof(args, o.model),
-      .help = "GGUF to judge; may be left out with --reference-out" },
+      .help = "GGUF or MLX directory to judge; may be left out with --reference-out" },
     { .name = "reference",
       .letter = 'r',
       .kind = OM_OPT_STR,
       .required = true,
       .offset = offsetof(args, o.reference),
       .metavar = "FILE",
-      .help = "full-precision GGUF, or what --reference-out wrote" },
+      .help = "full-precision GGUF or Hugging Face directory, or what --reference-out wrote" },
     { .name = "text",
       .kind = OM_OPT_STR,
       .required = true,
@@ -63,6 +63,12 @@ static const om_opt options[] = {
       .kind = OM_OPT_FLAG,
       .offset = offsetof(args, o.no_speed),
       .help = "do not time prefill and decode" },
+    { .name = "with",
+      .kind = OM_OPT_STR,
+      .offset = offsetof(args, o.with),
+      .metavar = "RUNTIME",
+      .choices = "mlx_lm",
+      .help = "time an MLX directory in mlx_lm itself (Python: $OPTIMUM_PYTHON, or python3)" },
     { .name = "exact",
       .kind = OM_OPT_FLAG,
       .offset = offsetof(args, o.exact),
@@ -82,13 +88,14 @@ static om_status run(om_result *out, void *p, const om_env *env, om_error *err) 
 
 const om_command om_cmd_eval = {
     .name = "eval",
-    .summary = "judge any GGUF against a reference",
+    .summary = "judge any GGUF or MLX directory against a reference",
     .details =
         "Measures KL divergence, perplexity, agreement of the most likely token, of a mixture the "
-        "agreement of its choices of experts, speed and memory.",
-    .examples =
-        "  optimum eval model-opt.gguf -r model-bf16.gguf --text valid.txt -o eval.json\n"
-        "  optimum eval -r model-bf16.gguf --text valid.txt --reference-out reference.bin\n",
+        "agreement of its choices of experts, speed and memory. An MLX directory is dequantized "
+        "into a temporary GGUF of F32 and judged by the same code; only mlx_lm can tell its speed.",
+    .examples = "  optimum eval model-opt.gguf -r model-bf16.gguf --text valid.txt -o eval.json\n"
+                "  optimum eval -r model-bf16.gguf --text valid.txt --reference-out reference.bin\n"
+                "  optimum eval model-mlx/ -r model-bf16.gguf --text valid.txt --with mlx_lm\n",
     .options = options,
     .n_options = OM_COUNT(options),
     .args_size = sizeof(args),

@@ -8,7 +8,10 @@
 #include "base/mem.h"
 #include "eval/evaluation_json.h"
 #include "eval/judge.h"
+#include "eval/mlx_speed.h"
 #include "eval/reference.h"
+#include "eval/refile.h"
+#include "hf/directory.h"
 #include "model/gguf.h"
 #include "model/llama_log.h"
 #include "optimum.h"
@@ -22,8 +25,9 @@ static void add_speed(om_buf *b, const om_evaluation *e) {
     }
     om_buf_printf(b, "speed      prefill %.1f tok/s, decode %.1f tok/s, first token after %.3f s\n",
                   e->prefill_tok_s, e->decode_tok_s, e->ttft_s);
-    om_buf_printf(b, "memory     %s while running, on %s\n",
-                  om_format_bytes(memory, (double) e->peak_memory_bytes, false), e->device);
+    om_buf_printf(b, "memory     %s while running, %s on %s\n",
+                  om_format_bytes(memory, (double) e->peak_memory_bytes, false), e->runtime,
+                  e->device);
 }
 
 enum { FEW_LAYERS = 12 }; /* shown to everybody; more are for --verbose */
@@ -123,8 +127,8 @@ static om_status check_options(const om_eval_options *o, om_error *err) {
     int first;
     if (o->reference == NULL) {
         return om_fail(err, OM_E_ARG,
-                       "no reference: give the full-precision GGUF or a reference file "
-                       "(--reference FILE)");
+                       "no reference: give the full-precision model, a GGUF or a Hugging Face "
+                       "directory, or a reference file (--reference FILE)");
     }
     if (o->model == NULL && o->reference_out == NULL) {
         return om_fail(err, OM_E_ARG, "nothing to do: give a model, or --reference-out FILE");
@@ -136,6 +140,27 @@ static om_status check_options(const om_eval_options *o, om_error *err) {
                        o->n_ctx, o->n_chunks);
     }
     return om_score_start(&first, o->score, o->n_ctx > 0 ? o->n_ctx : 512, err);
+}
+
+/* Before any long work: is there the mlx_lm that shall time the model, and does it load such? */
+static om_status check_with(const om_eval_options *o, const om_env *env, om_error *err) {
+    if (o->with == NULL) {
+        return OM_OK;
+    }
+    if (strcmp(o->with, "mlx_lm") != 0) {
+        return om_fail(err, OM_E_ARG, "expected \"mlx_lm\" to time the model with, found \"%s\"",
+                       o->with);
+    }
+    if (o->model == NULL || !om_hf_is_directory(o->model)) {
+        return om_fail(err, OM_E_ARG,
+                       "mlx_lm runs directories with config.json and safetensors, and %s is none; "
+                       "leave out --with",
+                       o->model != NULL ? o->model : "nothing");
+    }
+    if (o->no_speed) {
+        return om_fail(err, OM_E_ARG, "--with asks for the timing that --no-speed skips");
+    }
+    return om_mlx_speed_check(env, err);
 }
 
 static om_status check_outputs(const om_eval_options *o, om_error *err) {
@@ -191,14 +216,57 @@ static void explain_numeric(const om_eval_options *o, const om_env *env, om_erro
     }
 }
 
+/* The folder of the output: large files are expected there. Owned; NULL: none, or memory is short.
+ */
+static char *scratch_folder(const om_eval_options *o) {
+    const char *slash = o->out != NULL ? strrchr(o->out, '/') : NULL;
+    if (o->out == NULL || slash == o->out) {
+        return NULL;
+    }
+    return slash != NULL ? om_strndup(o->out, (size_t) (slash - o->out)) : om_strdup(".");
+}
+
+static om_status judge_model(om_evaluation *e, om_reference *ref, const om_eval_options *o,
+                             const char *scratch, const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    om_speed speed;
+    const om_windows *w = om_reference_windows(ref);
+    const bool directory = om_hf_is_directory(o->model);
+    /* a reference that was stored meanwhile has no GGUF any more, but the one it was made of */
+    const bool like = !om_hf_is_directory(o->reference) && !om_refile_is(o->reference);
+    const om_judge_options jo = { .score = o->score,
+                                  .n_gpu_layers = o->n_gpu_layers,
+                                  .exact = o->exact,
+                                  .speed = !o->no_speed,
+                                  .like = like ? o->reference : NULL,
+                                  .scratch = scratch,
+                                  .routing = true };
+    if (o->with != NULL) {
+        OM_TRY(om_mlx_speed_measure(&speed, o->model, w->tokens, w->n_tokens, env, err));
+    } else if (directory && !o->no_speed) {
+        om_log(env, OM_LOG_INFO,
+               "the speed of %s is not measured: it is judged as a GGUF of F32; --with mlx_lm "
+               "times the real thing",
+               o->model);
+    }
+    OM_TRY(om_judge(e, ref, o->model, &jo, env, err));
+    if (o->with != NULL) {
+        om_evaluation_set_speed(e, &speed);
+    }
+out:
+    return status;
+}
+
 om_status om_eval(om_result *out, const om_eval_options *o, const om_env *env, om_error *err) {
     om_status status = OM_OK;
     om_reference *ref = NULL;
     om_evaluation e;
+    char *scratch = scratch_folder(o);
     om_llama_log log = { 0 }; /* ggml speaks outside of libllama's functions as well */
     om_llama_log_begin(&log, env);
     OM_TRY(check_options(o, err));
     OM_TRY(check_outputs(o, err));
+    OM_TRY(check_with(o, env, err));
     om_reference_options ro = { .path = o->reference,
                                 .text = o->text,
                                 .n_ctx = o->n_ctx,
@@ -206,7 +274,8 @@ om_status om_eval(om_result *out, const om_eval_options *o, const om_env *env, o
                                 .n_gpu_layers = o->n_gpu_layers,
                                 .exact = o->exact,
                                 .hidden = o->reference_out != NULL,
-                                .choices = true };
+                                .choices = true,
+                                .scratch = scratch };
     OM_TRY(om_reference_open(&ref, &ro, env, err));
     if (o->reference_out != NULL) {
         OM_TRY(store_reference(&ref, &ro, o, env, err));
@@ -215,12 +284,7 @@ om_status om_eval(om_result *out, const om_eval_options *o, const om_env *env, o
         OM_TRY(fill_reference_result(out, ref, o->reference_out, err));
         goto out;
     }
-    const om_judge_options jo = { .score = o->score,
-                                  .n_gpu_layers = o->n_gpu_layers,
-                                  .exact = o->exact,
-                                  .speed = !o->no_speed,
-                                  .routing = true };
-    OM_TRY(om_judge(&e, ref, o->model, &jo, env, err));
+    OM_TRY(judge_model(&e, ref, o, scratch, env, err));
     if (o->out != NULL) {
         OM_TRY(om_evaluation_write(&e, o->out, err));
     }
@@ -228,6 +292,7 @@ om_status om_eval(om_result *out, const om_eval_options *o, const om_env *env, o
     OM_TRY(fill_result(out, &e, err));
 out:
     om_reference_free(ref);
+    om_free(scratch);
     om_llama_log_end(&log);
     if (status == OM_E_NUMERIC) {
         explain_numeric(o, env, err);

@@ -11,6 +11,15 @@
 
 static const char schema[] = "optimum.eval/1";
 
+void om_evaluation_set_speed(om_evaluation *e, const om_speed *speed) {
+    memcpy(e->runtime, speed->runtime, sizeof(e->runtime));
+    memcpy(e->device, speed->device, sizeof(e->device));
+    e->prefill_tok_s = speed->prefill_tok_s;
+    e->decode_tok_s = speed->decode_tok_s;
+    e->ttft_s = speed->ttft_s;
+    e->peak_memory_bytes = speed->memory_bytes;
+}
+
 /* ---- writing ---- */
 
 static om_json *file_object(const char *path, const char *sha256) {
@@ -32,6 +41,9 @@ static om_json *kld_object(const om_evaluation *e) {
 
 static om_json *speed_object(const om_evaluation *e) {
     om_json *o = om_json_object();
+    if (e->runtime[0] != '\0') {
+        om_json_set_str(o, "runtime", e->runtime);
+    }
     om_json_set_str(o, "device", e->device);
     om_json_set_f64(o, "prefill_tok_s", e->prefill_tok_s);
     om_json_set_f64(o, "decode_tok_s", e->decode_tok_s);
@@ -62,6 +74,7 @@ om_json *om_evaluation_to_json(const om_evaluation *e) {
     om_json_set(doc, "model", file_object(e->model_path, e->model_sha256));
     om_json_set(doc, "reference", file_object(e->reference_path, e->reference_sha256));
     om_json_set(doc, "text", text);
+    om_json_set_str(doc, "container", om_container_name(e->container));
     om_json_set_str(doc, "label", e->label);
     om_json_set_str(doc, "score", e->score);
     om_json_set_i64(doc, "n_ctx", e->n_ctx);
@@ -77,7 +90,9 @@ om_json *om_evaluation_to_json(const om_evaluation *e) {
     }
     om_json_set_i64(doc, "file_bytes", e->file_bytes);
     om_json_set_f64(doc, "bpw", e->bpw);
-    om_json_set(doc, "speed", speed_object(e));
+    if (e->container == OM_CONTAINER_GGUF || e->prefill_tok_s > 0.0) {
+        om_json_set(doc, "speed", speed_object(e));
+    }
     om_json_set_i64(doc, "peak_memory_bytes", e->peak_memory_bytes);
     return doc;
 }
@@ -120,7 +135,7 @@ out:
 
 static om_status get_numbers(om_evaluation *e, const om_node *root, om_error *err) {
     om_status status = OM_OK;
-    om_node kld, speed;
+    om_node kld;
     OM_TRY(om_node_int(&e->n_ctx, root, "n_ctx", 0, INT32_MAX, err));
     OM_TRY(om_node_int(&e->n_chunks, root, "n_chunks", 0, INT32_MAX, err));
     OM_TRY(om_node_i64(&e->tokens, root, "tokens", 0, INT64_MAX, err));
@@ -136,12 +151,46 @@ static om_status get_numbers(om_evaluation *e, const om_node *root, om_error *er
     OM_TRY(get_amount(&e->top1_agreement, root, "top1_agreement", err));
     OM_TRY(om_node_i64(&e->file_bytes, root, "file_bytes", 0, INT64_MAX, err));
     OM_TRY(get_amount(&e->bpw, root, "bpw", err));
+    OM_TRY(om_node_i64(&e->peak_memory_bytes, root, "peak_memory_bytes", 0, INT64_MAX, err));
+out:
+    return status;
+}
+
+static om_status get_speed(om_evaluation *e, const om_node *root, om_error *err) {
+    om_status status = OM_OK;
+    om_node speed;
+    if (e->container != OM_CONTAINER_GGUF && !om_node_has(root, "speed")) {
+        return OM_OK;
+    }
     OM_TRY(om_node_object(&speed, root, "speed", err));
+    if (om_node_has(&speed, "runtime")) {
+        OM_TRY(om_node_text(e->runtime, sizeof(e->runtime), &speed, "runtime", err));
+    }
     OM_TRY(om_node_text(e->device, sizeof(e->device), &speed, "device", err));
     OM_TRY(get_amount(&e->prefill_tok_s, &speed, "prefill_tok_s", err));
     OM_TRY(get_amount(&e->decode_tok_s, &speed, "decode_tok_s", err));
     OM_TRY(get_amount(&e->ttft_s, &speed, "ttft_s", err));
-    OM_TRY(om_node_i64(&e->peak_memory_bytes, root, "peak_memory_bytes", 0, INT64_MAX, err));
+out:
+    return status;
+}
+
+/* Absent before there was more than one. */
+static om_status get_container(om_container *out, const om_node *root, om_error *err) {
+    om_status status = OM_OK;
+    const char *name = NULL;
+    *out = OM_CONTAINER_GGUF;
+    if (!om_node_has(root, "container")) {
+        return OM_OK;
+    }
+    OM_TRY(om_node_str(&name, root, "container", err));
+    for (int i = 0; i < OM_CONTAINER_COUNT; i++) {
+        if (strcmp(name, om_container_name((om_container) i)) == 0) {
+            *out = (om_container) i;
+            return OM_OK;
+        }
+    }
+    status =
+        om_node_fail(err, root, "container: expected \"gguf\" or \"mlx\", found \"%.20s\"", name);
 out:
     return status;
 }
@@ -207,7 +256,9 @@ static om_status from_json(om_evaluation **out, const om_json *doc, const char *
     OM_TRY(om_node_text(e->text_sha256, sizeof(e->text_sha256), &text, "sha256", err));
     OM_TRY(om_node_text(e->label, sizeof(e->label), &root, "label", err));
     OM_TRY(om_node_text(e->score, sizeof(e->score), &root, "score", err));
+    OM_TRY(get_container(&e->container, &root, err));
     OM_TRY(get_numbers(e, &root, err));
+    OM_TRY(get_speed(e, &root, err));
     OM_TRY(get_routing(&e->routing, &root, err));
     *out = e;
     e = NULL;

@@ -16,6 +16,7 @@
 #include "eval/metrics.h"
 #include "eval/runtime.h"
 #include "eval/speed.h"
+#include "eval/unpack.h"
 #include "model/gguf.h"
 
 om_status om_score_start(int *first, const char *score, int n_ctx, om_error *err) {
@@ -173,20 +174,32 @@ out:
     return status;
 }
 
-static om_status describe_file(om_evaluation *e, const om_model *model, bool no_hash,
-                               const om_env *env, om_error *err) {
-    const int64_t params = om_model_params(model);
-    snprintf(e->model_path, sizeof(e->model_path), "%s", om_model_path(model));
-    e->file_bytes = om_model_file_bytes(model);
-    e->bpw = params > 0 ? (double) e->file_bytes * 8.0 / (double) params : 0.0;
-    memset(e->model_sha256, '0', 64);
-    return no_hash ? OM_OK : om_model_sha256(e->model_sha256, model, env, err);
+static void describe_file(om_evaluation *e, const om_unpacked *u, const char *path) {
+    snprintf(e->model_path, sizeof(e->model_path), "%s", path);
+    memcpy(e->model_sha256, u->sha256, sizeof(e->model_sha256));
+    e->container = u->container;
+    e->file_bytes = u->bytes;
+    e->bpw = u->params > 0 ? (double) u->bytes * 8.0 / (double) u->params : 0.0;
+}
+
+static om_status time_file(om_evaluation *e, const om_unpacked *u, const om_windows *w,
+                           const om_judge_options *o, const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    om_speed speed;
+    if (!o->speed || u->container != OM_CONTAINER_GGUF) {
+        return OM_OK;
+    }
+    OM_TRY(om_speed_measure(&speed, om_model_path(u->model), o->n_gpu_layers, w->tokens,
+                            w->n_tokens, env, err));
+    om_evaluation_set_speed(e, &speed);
+out:
+    return status;
 }
 
 om_status om_judge(om_evaluation *out, om_reference *ref, const char *model_path,
                    const om_judge_options *o, const om_env *env, om_error *err) {
     om_status status = OM_OK;
-    om_model *model = NULL;
+    om_unpacked unpacked = { 0 };
     om_runtime *runtime = NULL;
     om_evaluation e = { 0 };
     const om_windows *w = om_reference_windows(ref);
@@ -195,8 +208,11 @@ om_status om_judge(om_evaluation *out, om_reference *ref, const char *model_path
                                .n_block = om_reference_n_block(ref),
                                .f32_kv = o->exact,
                                .extra_bufts = !o->exact };
-    OM_TRY(om_model_open(&model, model_path, err));
-    run.choices = o->routing && om_choices_has_experts(model);
+    const om_unpack_options unpack = { .like = o->like != NULL ? o->like : om_reference_gguf(ref),
+                                       .scratch = o->scratch,
+                                       .no_hash = o->no_hash };
+    OM_TRY(om_unpacked_open(&unpacked, model_path, &unpack, env, err));
+    run.choices = o->routing && om_choices_has_experts(unpacked.model);
     if (run.choices && !om_reference_has_choices(ref)) {
         run.choices = false;
         om_log(env, OM_LOG_INFO,
@@ -204,21 +220,13 @@ om_status om_judge(om_evaluation *out, om_reference *ref, const char *model_path
                "reference file written anew does",
                om_reference_path(ref));
     }
-    OM_TRY(describe_file(&e, model, o->no_hash, env, err));
-    if (o->speed) {
-        om_speed speed;
-        OM_TRY(om_speed_measure(&speed, model_path, o->n_gpu_layers, w->tokens, w->n_tokens, env,
-                                err));
-        e.prefill_tok_s = speed.prefill_tok_s;
-        e.decode_tok_s = speed.decode_tok_s;
-        e.ttft_s = speed.ttft_s;
-        e.peak_memory_bytes = speed.memory_bytes;
-    }
-    OM_TRY(om_runtime_open(&runtime, model_path, &run, env, err));
+    describe_file(&e, &unpacked, model_path);
+    OM_TRY(time_file(&e, &unpacked, w, o, env, err));
+    OM_TRY(om_runtime_open(&runtime, om_model_path(unpacked.model), &run, env, err));
     OM_TRY(om_judge_runtime(&e, ref, runtime, o, env, err));
     *out = e;
 out:
     om_runtime_free(runtime);
-    om_model_free(model);
+    om_unpacked_release(&unpacked);
     return status;
 }

@@ -12,18 +12,23 @@ typedef struct om_judge_options {
     const char *score; /* NULL or "all"; "second-half" */
     int n_gpu_layers;
     bool exact;   /* F32 cache, plain kernels: for F32 files, to see the weights' effect alone */
-    bool speed;   /* also time prefill and decode and measure memory */
+    bool speed;   /* also time prefill and decode and measure memory; of a GGUF only */
     bool no_hash; /* do not read the model for its SHA-256 (64 zeros then) */
-    bool quiet;   /* no progress */
-    bool routing; /* compare the choices of experts too, of a mixture */
+    const char *like;    /* for a directory, as in om_unpack_options; NULL: the reference's GGUF, if
+                            it has one */
+    const char *scratch; /* as in om_unpack_options */
+    bool quiet;          /* no progress */
+    bool routing;        /* compare the choices of experts too, of a mixture */
 } om_judge_options;
 
-/** Score a GGUF. *out is filled (label stays empty); outs untouched on failure.
+/** Score a GGUF, or a directory for mlx-lm. *out is filled (label stays empty); outs untouched on
+ * failure.
  *
  *  Errors: OM_E_MISMATCH (another vocabulary), OM_E_NUMERIC (logits not finite, with window and
- *  position), OM_E_ARG (unknown score), OM_E_CANCELLED, those of om_runtime_open.
- *  Cost: loads the model mapped; one forward pass over the windows; memory of one block of logits
- *  for each side.
+ *  position), OM_E_ARG (unknown score), OM_E_CANCELLED, those of om_unpacked_open and
+ *  om_runtime_open.
+ *  Cost: loads the model mapped (a directory's is written first, in F32); one forward pass over the
+ * windows; memory of one block of logits for each side.
  */
 om_status om_judge(om_evaluation *out, om_reference *ref, const char *model_path,
                    const om_judge_options *options, const om_env *env,

@@ -16,6 +16,7 @@
 #include "eval/head.h"
 #include "eval/refile.h"
 #include "eval/runtime.h"
+#include "eval/unpack.h"
 #include "model/gguf.h"
 
 enum { DEFAULT_CTX = 512, MAX_BLOCK = 512 };
@@ -27,6 +28,7 @@ struct om_reference {
     uint64_t vocab_hash;
     int n_vocab, n_embd, n_block;
     om_runtime *runtime; /* GGUF; NULL for a file */
+    om_unpacked unpacked;
     om_refile file;
     om_head *head;
     bool has_choices;
@@ -37,18 +39,12 @@ struct om_reference {
     int filling_from;
 };
 
-static void unknown_digest(char hex[65]) {
-    memset(hex, '0', 64);
-    hex[64] = '\0';
-}
-
 static om_status open_gguf(om_reference *ref, const om_reference_options *o, const om_env *env,
                            om_error *err) {
     om_status status = OM_OK;
-    om_model *model = NULL;
     const int n_ctx = o->n_ctx > 0 ? o->n_ctx : DEFAULT_CTX;
     if (o->text == NULL) {
-        return om_fail(err, OM_E_ARG, "a GGUF as reference needs a text (--text FILE)");
+        return om_fail(err, OM_E_ARG, "a model as reference needs a text (--text FILE)");
     }
     om_runtime_options run = { .n_gpu_layers = o->n_gpu_layers,
                                .n_ctx = n_ctx,
@@ -56,20 +52,18 @@ static om_status open_gguf(om_reference *ref, const om_reference_options *o, con
                                .f32_kv = o->exact,
                                .extra_bufts = !o->exact,
                                .hidden = o->hidden };
-    OM_TRY(om_model_open(&model, o->path, err));
-    run.choices = o->choices && o->keep_bytes == 0 && om_choices_has_experts(model);
-    unknown_digest(ref->sha256);
-    if (!o->no_hash) {
-        OM_TRY(om_model_sha256(ref->sha256, model, env, err));
-    }
-    OM_TRY(om_windows_read(&ref->windows, o->path, &o->text, 1, n_ctx, o->n_chunks, env, err));
-    OM_TRY(om_runtime_open(&ref->runtime, o->path, &run, env, err));
+    const om_unpack_options unpack = { .scratch = o->scratch, .no_hash = o->no_hash };
+    OM_TRY(om_unpacked_open(&ref->unpacked, o->path, &unpack, env, err));
+    const char *gguf = om_model_path(ref->unpacked.model);
+    memcpy(ref->sha256, ref->unpacked.sha256, sizeof(ref->sha256));
+    run.choices = o->choices && o->keep_bytes == 0 && om_choices_has_experts(ref->unpacked.model);
+    OM_TRY(om_windows_read(&ref->windows, gguf, &o->text, 1, n_ctx, o->n_chunks, env, err));
+    OM_TRY(om_runtime_open(&ref->runtime, gguf, &run, env, err));
     ref->has_choices = run.choices;
     ref->n_vocab = om_runtime_n_vocab(ref->runtime);
     ref->n_embd = om_runtime_n_embd(ref->runtime);
     ref->vocab_hash = om_runtime_vocab_hash(ref->runtime);
 out:
-    om_model_free(model);
     return status;
 }
 
@@ -207,6 +201,7 @@ void om_reference_free(om_reference *ref) {
     om_head_free(ref->head); /* before the mapping its weight lies in */
     om_refile_close(&ref->file);
     om_runtime_free(ref->runtime);
+    om_unpacked_release(&ref->unpacked);
     om_windows_release(&ref->windows);
     om_free(ref->path);
     om_free(ref);
@@ -230,6 +225,10 @@ const char *om_reference_sha256(const om_reference *ref) {
 
 const char *om_reference_path(const om_reference *ref) {
     return ref->path;
+}
+
+const char *om_reference_gguf(const om_reference *ref) {
+    return ref->unpacked.model != NULL ? om_model_path(ref->unpacked.model) : NULL;
 }
 
 bool om_reference_is_file(const om_reference *ref) {

@@ -11,7 +11,7 @@
 #include "model/tokens.h"
 
 typedef struct om_reference_options {
-    const char *path; /* GGUF or reference file */
+    const char *path; /* GGUF, Hugging Face directory or reference file */
     const char *text; /* NULL: the text that a reference file was written from */
     int n_ctx;        /* 0: 512, or the reference file's */
     int n_chunks;     /* 0: all */
@@ -20,8 +20,9 @@ typedef struct om_reference_options {
     bool hidden;      /* GGUF: keep hidden states, for om_reference_write */
     bool choices; /* also tell which experts it chose, when it has experts; needs keep_bytes 0 */
     bool no_hash; /* do not read a GGUF for its SHA-256 (64 zeros then) */
-    int64_t keep_bytes; /* keep logits in memory, at most so many bytes, when the same reference is
-                           used again and again; 0: no */
+    const char *scratch; /* as in om_unpack_options */
+    int64_t keep_bytes;  /* keep logits in memory, at most so many bytes, when the same reference is
+                            used again and again; 0: no */
 } om_reference_options;
 
 typedef struct om_reference om_reference;
@@ -30,7 +31,7 @@ typedef struct om_reference om_reference;
  *
  *  Errors: OM_E_IO, OM_E_FORMAT; OM_E_ARG (no text; text too short; a reference file has fewer
  *  windows or another context length than asked); OM_E_MISMATCH (a reference file of another text);
- *  those of om_runtime_open.
+ *  those of om_runtime_open and om_unpacked_open.
  */
 om_status om_reference_open(om_reference **out, const om_reference_options *options,
                             const om_env *env, om_error *err) OM_WARN_UNUSED;
@@ -40,8 +41,10 @@ void om_reference_free(om_reference *ref);
 const om_windows *om_reference_windows(const om_reference *ref);
 int om_reference_n_vocab(const om_reference *ref);
 uint64_t om_reference_vocab_hash(const om_reference *ref);
-const char *om_reference_sha256(const om_reference *ref); /* of the GGUF, also for a file */
-const char *om_reference_path(const om_reference *ref);
+const char *om_reference_sha256(const om_reference *ref); /* of the model, also for a file */
+const char *om_reference_path(const om_reference *ref);   /* as given */
+/** Path of the GGUF that runs, of a directory a temporary one; NULL for a file. */
+const char *om_reference_gguf(const om_reference *ref);
 bool om_reference_is_file(const om_reference *ref);
 int om_reference_n_block(const om_reference *ref); /* most tokens in one om_reference_rows */
 /** The running model, borrowed; NULL for a file. */

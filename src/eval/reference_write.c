@@ -271,7 +271,7 @@ om_status om_reference_write(bool *refused, char why[256], om_reference *ref, co
     if (w.rt == NULL) {
         return om_fail(err, OM_E_ARG, "%s is a reference file already", om_reference_path(ref));
     }
-    OM_TRY(om_model_open(&w.model, om_reference_path(ref), err));
+    OM_TRY(om_model_open(&w.model, om_reference_gguf(ref), err));
     OM_TRY(find_head(&w, err));
     if (w.weight != NULL) {
         const size_t n = (size_t) w.header.n_ctx * (size_t) w.header.n_embd;

@@ -6,6 +6,7 @@
  */
 #include "eval/speed.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -139,6 +140,8 @@ om_status om_speed_measure(om_speed *out, const char *path, int n_gpu_layers, co
     out->prefill_tok_s = PROMPT / (out->ttft_s > 1e-9 ? out->ttft_s : 1e-9);
     out->decode_tok_s = ANSWER / (answer > 1e-9 ? answer : 1e-9);
     out->memory_bytes = after > before ? after - before : 0;
+    snprintf(out->runtime, sizeof(out->runtime), "llama.cpp");
+    snprintf(out->device, sizeof(out->device), "%s", om_runtime_device(rt));
 out:
     om_runtime_free(rt);
     return status;

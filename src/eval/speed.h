@@ -11,6 +11,8 @@ typedef struct om_speed {
     double decode_tok_s;  /* 64 tokens, greedy, after that prompt */
     double ttft_s;        /* prompt in, first token out; the model is loaded and warm */
     int64_t memory_bytes; /* growth of this process and of the device while it runs; 0 unknown */
+    char runtime[64];     /* what ran it: "llama.cpp", "mlx_lm 0.32.2" */
+    char device[64];
 } om_speed;
 
 /** Load with llama.cpp's own defaults (repacked weights, F16 cache) and time it: one warm-up, then
