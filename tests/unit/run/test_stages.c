@@ -22,7 +22,9 @@ static void model_names(void **state) {
         { "no-extension", "no-extension" },
         { "bf16.gguf", "bf16" },
         { "a-00001-of-0001.gguf", "a-00001-of-0001" },
-        { "/x/", "" },
+        { "/models/Qwen3-8B/", "Qwen3-8B" }, /* a folder */
+        { "/models/SmolLM2-BF16", "SmolLM2" },
+        { "/", "" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char name[64];

@@ -1,1 +1,2 @@
+: >m.gguf
 "$OPTIMUM" run m.gguf --size 20MB -o out --to mlx
