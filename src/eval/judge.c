@@ -209,6 +209,7 @@ om_status om_judge(om_evaluation *out, om_reference *ref, const char *model_path
                                .f32_kv = o->exact,
                                .extra_bufts = !o->exact };
     const om_unpack_options unpack = { .like = o->like != NULL ? o->like : om_reference_gguf(ref),
+                                       .f32 = true,
                                        .scratch = o->scratch,
                                        .no_hash = o->no_hash };
     OM_TRY(om_unpacked_open(&unpacked, model_path, &unpack, env, err));

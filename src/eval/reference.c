@@ -52,7 +52,9 @@ static om_status open_gguf(om_reference *ref, const om_reference_options *o, con
                                .f32_kv = o->exact,
                                .extra_bufts = !o->exact,
                                .hidden = o->hidden };
-    const om_unpack_options unpack = { .scratch = o->scratch, .no_hash = o->no_hash };
+    const om_unpack_options unpack = { .f32 = o->f32,
+                                       .scratch = o->scratch,
+                                       .no_hash = o->no_hash };
     OM_TRY(om_unpacked_open(&ref->unpacked, o->path, &unpack, env, err));
     const char *gguf = om_model_path(ref->unpacked.model);
     memcpy(ref->sha256, ref->unpacked.sha256, sizeof(ref->sha256));

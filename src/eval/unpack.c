@@ -59,17 +59,17 @@ static om_status find_room(const char **out, int64_t need, const char *path, con
     return status;
 }
 
-/* One name for each role of a directory in an evaluation: the same directory may be both. */
-static om_status name_temporary(om_unpacked *u, const om_hf *hf, const om_unpack_options *o,
-                                const om_env *env, om_error *err) {
+/* A name for each kind: the same directory may be model and reference at once. */
+static om_status name_temporary(char **out, const om_hf *hf, bool f32, const char *kind,
+                                const char *scratch, const om_env *env, om_error *err) {
     om_status status = OM_OK;
-    const int64_t need = gguf_bytes(hf, o->like != NULL);
+    const int64_t need = gguf_bytes(hf, f32);
     const char *dir = NULL;
     char key[65], name[64], size[32];
-    OM_TRY(find_room(&dir, need, om_hf_path(hf), o->scratch, err));
+    OM_TRY(find_room(&dir, need, om_hf_path(hf), scratch, err));
     om_sha256_bytes(key, om_hf_path(hf), strlen(om_hf_path(hf)));
-    snprintf(name, sizeof name, "optimum-%.12s%s.gguf", key, o->like != NULL ? "-f32" : "");
-    OM_TRY(om_temporary_new(&u->temporary, dir, name, err));
+    snprintf(name, sizeof name, "optimum-%.12s-%s.gguf", key, kind);
+    OM_TRY(om_temporary_new(out, dir, name, err));
     om_log(env, OM_LOG_INFO,
            "%s is written out for llama.cpp: a GGUF of %s in %s, removed at the end",
            om_hf_path(hf), om_format_bytes(size, (double) (need - slack_bytes), false), dir);
@@ -79,11 +79,64 @@ out:
 
 /* ---- the model ---- */
 
+static om_status write_own(om_unpacked *u, const om_hf *hf, const om_unpack_options *o,
+                           const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    OM_TRY(name_temporary(&u->temporary, hf, false, "own", o->scratch, env, err));
+    OM_TRY(om_hf_to_gguf(hf, u->temporary, env, err));
+    OM_TRY(om_model_open(&u->model, u->temporary, err));
+out:
+    return status;
+}
+
+static om_status write_like(om_unpacked *u, const om_hf *hf, const om_model *like,
+                            const om_unpack_options *o, const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    OM_TRY(name_temporary(&u->temporary, hf, true, o->like != NULL ? "like" : "f32", o->scratch,
+                          env, err));
+    OM_TRY(om_hf_to_gguf_like(hf, like, u->temporary, env, err));
+    OM_TRY(om_model_open(&u->model, u->temporary, err));
+out:
+    return status;
+}
+
+static bool has_16_bits(const om_model *model) {
+    for (int i = 0; i < om_model_n_tensors(model); i++) {
+        if (om_model_tensor(model, i)->format->block_bytes == 2) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static om_status write_out(om_unpacked *u, const om_hf *hf, const om_unpack_options *o,
+                           const om_env *env, om_error *err) {
+    om_status status = OM_OK;
+    om_model *like = NULL;
+    om_unpacked own = { 0 };
+    if (o->like != NULL) {
+        OM_TRY(om_model_open(&like, o->like, err));
+        OM_TRY(write_like(u, hf, like, o, env, err));
+    } else {
+        OM_TRY(write_own(&own, hf, o, env, err));
+        if (o->f32 && has_16_bits(own.model)) {
+            OM_TRY(write_like(u, hf, own.model, o, env, err));
+        } else {
+            u->model = own.model;
+            u->temporary = own.temporary;
+            own = (om_unpacked){ 0 };
+        }
+    }
+out:
+    om_unpacked_release(&own);
+    om_model_free(like);
+    return status;
+}
+
 static om_status unpack(om_unpacked *u, const char *path, const om_unpack_options *o,
                         const om_env *env, om_error *err) {
     om_status status = OM_OK;
     om_hf *hf = NULL;
-    om_model *like = NULL;
     OM_TRY(om_hf_open(&hf, path, err));
     const om_safetensors *st = om_hf_safetensors(hf);
     u->container = OM_CONTAINER_MLX;
@@ -94,15 +147,8 @@ static om_status unpack(om_unpacked *u, const char *path, const om_unpack_option
     if (!o->no_hash) {
         OM_TRY(om_hf_sha256(u->sha256, hf, env, err));
     }
-    if (o->like != NULL) {
-        OM_TRY(om_model_open(&like, o->like, err));
-    }
-    OM_TRY(name_temporary(u, hf, o, env, err));
-    OM_TRY(like != NULL ? om_hf_to_gguf_like(hf, like, u->temporary, env, err)
-                        : om_hf_to_gguf(hf, u->temporary, env, err));
-    OM_TRY(om_model_open(&u->model, u->temporary, err));
+    OM_TRY(write_out(u, hf, o, env, err));
 out:
-    om_model_free(like);
     om_hf_free(hf);
     return status;
 }

@@ -9,8 +9,11 @@
 #include "model/gguf.h"
 
 typedef struct om_unpack_options {
-    const char *like;    /* a GGUF of the same model: its metadata and tokenizer are taken, and the
-                            weights written in F32; NULL: the directory's own, as om_hf_to_gguf */
+    const char *like; /* a GGUF of the same model whose metadata and tokenizer are taken; NULL: the
+                         directory's own, as om_hf_to_gguf makes them */
+    bool f32;         /* a directory's matrices in F32: with those of 16 bits llama.cpp rounds its
+                         activations, which mlx does not; false: without `like` in the
+                         directory's own precision */
     const char *scratch; /* folder to try for the temporary GGUF; NULL: the system's alone */
     bool no_hash;        /* do not read the model for its SHA-256 (64 zeros then) */
 } om_unpack_options;
@@ -31,7 +34,8 @@ typedef struct om_unpacked {
  *  and how large is logged before.
  *  Errors: those of om_model_open, om_hf_open, om_hf_to_gguf and om_hf_to_gguf_like; OM_E_LIMIT
  *  when no folder has room (with what each has).
- *  Cost: a directory is read once, and written in F32 (in its own precision without `like`). */
+ *  Cost: a directory is read and written once; twice with `f32`, without `like`, when it has
+ *  matrices of 16 bits. */
 om_status om_unpacked_open(om_unpacked *out, const char *path, const om_unpack_options *options,
                            const om_env *env, om_error *err) OM_WARN_UNUSED;
 void om_unpacked_release(om_unpacked *u);
