@@ -152,11 +152,7 @@ static int64_t ceil_div(int64_t a, int64_t b) {
 /* One scale for all, for each row, or for each block. */
 static bool fp8_blocks(struct om_hf_source *s, const om_hf_matcher *m, const om_st_tensor *scales,
                        int64_t rows) {
-    const int64_t *at = scales->shape;
-    int64_t n = 1;
-    for (int i = 0; i < scales->n_dims; i++) {
-        n *= at[i];
-    }
+    const int64_t *at = scales->shape, n = scales->bytes / om_st_dtype_bytes(scales->dtype);
     const int64_t down = ceil_div(rows, m->fp8_block[0]),
                   across = ceil_div(s->n_in, m->fp8_block[1]);
     if (scales->n_dims == 2 && at[0] == down && at[1] == across) {
