@@ -68,9 +68,18 @@ static int64_t module_length(const char *path) {
                                                                        : -1;
 }
 
+/* Dimensions without the slowest ones of 1: in a GGUF [1, C] is a vector. */
+static int dims_of(const om_mlx_item *item) {
+    int n = item->n_dims;
+    while (n > 1 && item->ne[n - 1] == 1) {
+        n--;
+    }
+    return n;
+}
+
 /* By its name and shape alone, so that the answer does not depend on the choice of types. */
 static bool could_be_quantized(const om_mlx_item *item) {
-    return item->n_dims >= 2 && item->ne[0] % 16 == 0 && module_length(item->path) >= 0;
+    return dims_of(item) >= 2 && item->ne[0] % 16 == 0 && module_length(item->path) >= 0;
 }
 
 /* Bytes in 16 bits a weight: no type takes more. */
@@ -94,9 +103,10 @@ static int64_t metadata_bytes(const om_mlx_item *items, int n, int64_t limit) {
     for (int i = 0; i < n; i++) {
         const om_mlx_item *item = &items[i];
         const size_t length = strlen(item->path);
+        const int64_t ones = 2 * LITERAL("1,"); /* dimensions that the GGUF does not have */
         /* ".scales" and ".biases" are as long as ".weight", their rows and offsets shorter */
         total += (could_be_quantized(item) ? 3 : 1) *
-                 entry_bytes(length, item->ne, item->n_dims, digits);
+                 (entry_bytes(length, item->ne, dims_of(item), digits) + ones);
     }
     return pad8(total);
 }

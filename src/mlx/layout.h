@@ -16,7 +16,7 @@ typedef struct om_mlx_item {
 
 /** Bytes of all headers together, whatever the formats of the items: shorter ones are padded to it.
  * The rest of the model is om_format_size of each item (dense: 16 bits a weight), without padding.
- * For shards of 5 GiB. */
+ * For shards of 5 GiB. Slowest dimensions of 1 do not count: items of a GGUF give the same. */
 int64_t om_mlx_metadata_bytes(const om_mlx_item *items, int n);
 
 enum { OM_MLX_RECORD = 1024 }; /* most bytes of the "optimum" record, JSON escapes included */
