@@ -184,12 +184,6 @@ static om_status check_target(const char *dir, const char *path, om_error *err) 
     return OM_OK;
 }
 
-static bool is_same_file(const char *a, const char *b) {
-    struct stat x, y;
-    return strcmp(a, b) == 0 ||
-           (stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
-}
-
 om_status om_file_check_output(const char *path, const char *const *inputs, int n_inputs,
                                om_error *err) {
     om_status status = OM_OK;
@@ -201,7 +195,7 @@ om_status om_file_check_output(const char *path, const char *const *inputs, int 
         return om_fail_nomem(err, strlen(path));
     }
     for (int i = 0; i < n_inputs; i++) {
-        if (inputs[i] != NULL && is_same_file(path, inputs[i])) {
+        if (inputs[i] != NULL && om_file_is_same(path, inputs[i])) {
             status = om_fail(err, OM_E_ARG,
                              "%s would be overwritten, but it is used otherwise as well: write to "
                              "another name",
@@ -475,6 +469,12 @@ bool om_is_sha256(const char *text, size_t n) {
 bool om_file_exists(const char *path) {
     struct stat st;
     return stat(path, &st) == 0;
+}
+
+bool om_file_is_same(const char *a, const char *b) {
+    struct stat x, y;
+    return strcmp(a, b) == 0 ||
+           (stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
 }
 
 int64_t om_file_size(const char *path) {

@@ -78,7 +78,8 @@ bool om_is_sha256(const char *text, size_t n);
 
 /** What stands at a path, of any kind. */
 bool om_file_exists(const char *path);
-int64_t om_file_size(const char *path); /* -1: no such file */
+int64_t om_file_size(const char *path);             /* -1: no such file */
+bool om_file_is_same(const char *a, const char *b); /* one file or directory under two names? */
 /** Free bytes of the file system that holds `path` (or its directory); -1 unknown. */
 int64_t om_disk_free(const char *path);
 /** mkdir -p. */
