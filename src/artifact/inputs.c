@@ -2,6 +2,7 @@
 #include "artifact/inputs.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "base/buf.h"
@@ -18,6 +19,12 @@ om_status om_inputs_check(const om_quantize_options *o, om_error *err) {
     }
     if (o->stats != NULL && o->imatrix != NULL) {
         return om_fail(err, OM_E_ARG, "--stats and --imatrix exclude each other: give one");
+    }
+    if (o->to != NULL && strcmp(o->to, "gguf") != 0 && strcmp(o->to, "mlx") != 0) {
+        return om_fail(err, OM_E_ARG, "--to %s: expected gguf or mlx", o->to);
+    }
+    if (o->round != NULL && strcmp(o->round, "search") != 0 && strcmp(o->round, "plain") != 0) {
+        return om_fail(err, OM_E_ARG, "--round %s: expected search or plain", o->round);
     }
     return OM_OK;
 }
@@ -109,6 +116,23 @@ om_status om_inputs_importance(float **out, const om_tensor_stats *t, om_error *
     }
     *out = v;
     return OM_OK;
+}
+
+om_gguf_record om_inputs_record(const om_allocation *a) {
+    om_gguf_record r = {
+        .seed = a->seed,
+        .calib_tokens = a->calib_tokens < 0 ? 0 : (uint64_t) a->calib_tokens,
+        .budget_bytes = a->budget_bytes,
+        .predicted_nats = a->predicted_nats,
+        .routing_nats = a->routing_nats,
+        .measured_kld = (double) NAN,
+        .measured_kld_stderr = (double) NAN,
+    };
+    memcpy(r.source_sha256, a->model_sha256, sizeof r.source_sha256);
+    memcpy(r.calib_sha256, a->calib_sha256, sizeof r.calib_sha256);
+    memcpy(r.profile_sha256, a->profile_sha256, sizeof r.profile_sha256);
+    memcpy(r.allocation_sha256, a->sha256, sizeof r.allocation_sha256);
+    return r;
 }
 
 om_status om_inputs_size(int64_t bytes, const om_allocation *a, om_error *err) {

@@ -3,9 +3,11 @@
 #define OM_ARTIFACT_INPUTS_H
 
 #include "alloc/allocation.h"
+#include "model/gguf.h"
 #include "profile/stats.h"
 
-/** Are the options whole, and do they not contradict each other? Errors: OM_E_ARG. */
+/** Are the options whole, and do they not contradict each other? Errors: OM_E_ARG.
+ */
 om_status om_inputs_check(const om_quantize_options *o, om_error *err) OM_WARN_UNUSED;
 
 /** The statistics that the options name, or the allocation; *out NULL (and a warning): none.
@@ -26,6 +28,9 @@ om_status om_inputs_tensor(const om_tensor_stats **out, om_stats *stats, const c
 /** Importance [experts, n_in] f32 of all matrices of a tensor (om_stats_importance), owned
  * (om_free); *out NULL: the entry is NULL or has no inputs. */
 om_status om_inputs_importance(float **out, const om_tensor_stats *t, om_error *err) OM_WARN_UNUSED;
+
+/** Optimum's record of an output, with the allocation's predicted loss. */
+om_gguf_record om_inputs_record(const om_allocation *a);
 
 /** Does the output have the bytes that the allocation counted, within its budget? Errors:
  * OM_E_MISMATCH. */
