@@ -18,7 +18,8 @@ static const om_opt options[] = {
       .offset = offsetof(args, o.to),
       .metavar = "TOOL",
       .choices = "llama.cpp|mlx",
-      .help = "llama.cpp: a file for llama-quantize --tensor-type-file" },
+      .help = "llama.cpp: a file for llama-quantize --tensor-type-file; mlx: a Python module for "
+              "mlx_lm.convert" },
     { .name = "out",
       .letter = 'o',
       .kind = OM_OPT_STR,
@@ -36,8 +37,9 @@ static om_status run(om_result *out, void *p, const om_env *env, om_error *err) 
 const om_command om_cmd_export = {
     .name = "export",
     .summary = "write an allocation as a recipe for another tool",
-    .details = "For those who want to quantize with llama-quantize itself.",
-    .examples = "  optimum export allocation.json --to llama.cpp -o types.txt\n",
+    .details = "For those who want to quantize with llama-quantize or mlx-lm itself.",
+    .examples = "  optimum export allocation.json --to llama.cpp -o types.txt\n"
+                "  optimum export allocation.json --to mlx -o types.py\n",
     .options = options,
     .n_options = OM_COUNT(options),
     .args_size = sizeof(args),
