@@ -113,7 +113,7 @@ def main():
                 continue
             model = WORK / f"{name}-{kind.split()[0]}"
             mlx_lm.convert(str(source), str(model), quantize=True, q_group_size=64, **arguments)
-            compare(f"{name}, {kind}", model, reference, 2, 128 if name == "ref-moe" else 384)
+            compare(f"{name}, {kind}", model, reference, 2, 64 if name == "ref-moe" else 192)
     if failed:
         sys.exit("failed: " + "; ".join(failed))
 

@@ -38,6 +38,8 @@ try quantize m -a a -o x --stats s --imatrix i
 try export a -o x --to foo
 try eval -r x --text y
 try eval m -r x --text y --score some
+try eval m -r x --text y --with llama
+try eval m -r x --text y --with mlx_lm
 try report -p p -o x
 try completion tcsh
 try completion

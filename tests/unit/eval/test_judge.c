@@ -420,12 +420,35 @@ static void evaluation_survives_the_file(void **state) {
     snprintf(e.label, sizeof(e.label), "preset:Q4_K_M");
     snprintf(e.score, sizeof(e.score), "all");
     snprintf(e.device, sizeof(e.device), "CPU");
+    snprintf(e.runtime, sizeof(e.runtime), "mlx_lm 0.32.2");
     om_evaluation *back = NULL;
     om_error err = { 0 };
+    for (int c = 0; c < OM_CONTAINER_COUNT; c++) {
+        e.container = (om_container) c;
+        assert_int_equal(om_evaluation_write(&e, path("e.json"), &err), OM_OK);
+        assert_int_equal(om_evaluation_read(&back, path("e.json"), &err), OM_OK);
+        assert_memory_equal(back, &e, sizeof(e));
+        om_evaluation_free(back);
+    }
+    /* a directory that was not timed has no speed, and is read without */
+    e.prefill_tok_s = e.decode_tok_s = e.ttft_s = 0.0;
+    memset(e.runtime, 0, sizeof(e.runtime));
+    memset(e.device, 0, sizeof(e.device));
     assert_int_equal(om_evaluation_write(&e, path("e.json"), &err), OM_OK);
     assert_int_equal(om_evaluation_read(&back, path("e.json"), &err), OM_OK);
     assert_memory_equal(back, &e, sizeof(e));
     om_evaluation_free(back);
+    back = NULL;
+    char *text;
+    size_t n;
+    assert_int_equal(om_file_read(&text, &n, path("e.json"), 1 << 20, &err), OM_OK);
+    assert_null(strstr(text, "\"speed\""));
+    char *container = strstr(text, "\"mlx\"");
+    assert_non_null(container);
+    memcpy(container, "\"mlz\"", 5);
+    assert_int_equal(om_evaluation_parse(&back, text, n, "e", &err), OM_E_FORMAT);
+    assert_non_null(strstr(err.text, "mlz"));
+    om_free(text);
 
     const char *bad[] = { "{}",
                           "[]",
