@@ -15,6 +15,11 @@ enum { OM_MLX_MAX_GROUP = 128 }; /* weights that share a scale, at most */
 void om_mlx_pack(unsigned char *out, const uint8_t *codes, int n, int bits);
 void om_mlx_unpack(uint8_t *codes, const unsigned char *in, int n, int bits);
 
+/** One affine group of n weights as mx.quantize: codes, and the scale and bias that they come from,
+ * not yet rounded to the dtype. */
+void om_mlx_plain_affine(uint8_t *codes, float *scale, float *bias, const float *w, int n,
+                         int bits);
+
 /** 2 or 4. */
 int om_mlx_dtype_bytes(om_mlx_dtype dtype);
 /** x rounded to dtype (ties to even, beyond its range infinite, as mlx casts), stored at `out`. */

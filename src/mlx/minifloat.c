@@ -10,6 +10,7 @@
 #include "mlx/minifloat.h"
 
 #include <math.h>
+#include <stdbool.h>
 
 #include "mlx/codes.h"
 
@@ -91,29 +92,32 @@ void om_mlx_minifloat_plain(uint8_t *codes, uint8_t *scale, const om_format *for
 }
 
 static double weighted_error(const uint8_t *codes, const om_format *format, uint8_t scale,
-                             const float *w, const float *importance) {
+                             const float *w, const float *c) {
     const float s = om_mlx_minifloat_scale(format, scale);
     double sum = 0;
     for (int j = 0; j < format->block; j++) {
         const double e = (double) w[j] - (double) (s * om_mlx_minifloat_value(format, codes[j]));
-        sum += (double) importance[j] * (e * e);
+        sum += (double) c[j] * (e * e);
     }
     return sum;
 }
 
 void om_mlx_minifloat_search(uint8_t *codes, uint8_t *scale, const om_format *format,
-                             om_mlx_dtype dtype, const float *w, const float *importance) {
+                             om_mlx_dtype dtype, const float *w, const float *c,
+                             const float *given) {
     om_mlx_minifloat_plain(codes, scale, format, dtype, w);
-    double least = weighted_error(codes, format, *scale, w, importance);
+    double least = weighted_error(codes, format, *scale, w, c);
+    const double plain = weighted_error(codes, format, *scale, w, given);
     /* A step of an E4M3 scale is 1/8 to 1/16: from half of mlx's to a quarter above. */
-    const int below = format->mlx == OM_MLX_NVFP4 ? 8 : 1,
-              above = format->mlx == OM_MLX_NVFP4 ? 3 : 1;
-    const int last = format->mlx == OM_MLX_NVFP4 ? 126 : 254, first = *scale - below;
-    for (int s = first < 0 ? 0 : first; s <= first + below + above && s <= last; s++) {
+    const bool e4m3 = format->mlx == OM_MLX_NVFP4;
+    const int below = e4m3 ? 8 : 1, above = e4m3 ? 3 : 1, end = e4m3 ? 126 : 254;
+    const int first = *scale - below > 0 ? *scale - below : 0;
+    const int last = *scale + above < end ? *scale + above : end;
+    for (int s = first; s <= last; s++) {
         uint8_t trial[OM_MLX_MAX_GROUP];
         encode(trial, format, (uint8_t) s, w);
-        const double e = weighted_error(trial, format, (uint8_t) s, w, importance);
-        if (e < least) {
+        const double e = weighted_error(trial, format, (uint8_t) s, w, c);
+        if (e < least && weighted_error(trial, format, (uint8_t) s, w, given) <= plain) {
             least = e;
             *scale = (uint8_t) s;
             memcpy(codes, trial, (size_t) format->block);

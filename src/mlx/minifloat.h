@@ -13,10 +13,11 @@
 void om_mlx_minifloat_plain(uint8_t *codes, uint8_t *scale, const om_format *format,
                             om_mlx_dtype dtype, const float *w);
 
-/** The same with the scale that loses least among those near mlx's own: sum_j importance_j *
- * (w_j - ŵ_j)^2. importance [format->block] f32. Never worse than the plain one. */
+/** The same with the scale that loses least among those near mlx's own: sum_j c_j * (w_j - ŵ_j)^2,
+ * c [format->block] f32. By `given` in place of c never worse than the plain one. */
 void om_mlx_minifloat_search(uint8_t *codes, uint8_t *scale, const om_format *format,
-                             om_mlx_dtype dtype, const float *w, const float *importance);
+                             om_mlx_dtype dtype, const float *w, const float *c,
+                             const float *given);
 
 /** The numbers behind a scale and a code. */
 float om_mlx_minifloat_scale(const om_format *format, uint8_t scale);

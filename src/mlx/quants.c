@@ -53,17 +53,27 @@ static void range_of(float *least, float *most, const float *w, int n) {
     *most = high[0];
 }
 
-/* As mlx: before they are rounded to the dtype, which is how mlx computes the codes too. */
-static void plain_parameters(float *scale, float *bias, const float *w, int n, int bits) {
+/* One end of the group is the bias and gets code 0; the scale makes zero a code. */
+void om_mlx_plain_affine(uint8_t *codes, float *scale, float *bias, const float *w, int n,
+                         int bits) {
+    const float top = (float) ((1 << bits) - 1);
     float least, most;
     range_of(&least, &most, w, n);
     const bool from_least = fabsf(least) > fabsf(most);
-    float s = (most - least) / (float) ((1 << bits) - 1);
+    float s = (most - least) / top;
     s = s > 1e-7F ? s : 1e-7F;
     s = from_least ? s : -s;
     const float edge = from_least ? least : most, zero = rintf(edge / s);
-    *scale = zero != 0 ? edge / zero : s;
-    *bias = zero != 0 ? edge : 0;
+    const float b = zero != 0 ? edge : 0;
+    s = zero != 0 ? edge / zero : s;
+    for (int j = 0; j < n; j++) {
+        float q = (w[j] - b) / s;
+        q = q > 0 ? q : 0;
+        q = q < top ? q : top;
+        codes[j] = (uint8_t) (int) om_rint_small(q);
+    }
+    *scale = s;
+    *bias = b;
 }
 
 static void plain_group(const om_mlx_rows *out, const om_format *format, om_mlx_dtype dtype,
@@ -73,15 +83,8 @@ static void plain_group(const om_mlx_rows *out, const om_format *format, om_mlx_
     if (format->mlx != OM_MLX_AFFINE) {
         om_mlx_minifloat_plain(codes, out->scales + group, format, dtype, w);
     } else {
-        const float top = (float) ((1 << format->bits) - 1);
         float scale, bias;
-        plain_parameters(&scale, &bias, w, n, format->bits);
-        for (int j = 0; j < n; j++) {
-            float q = (w[j] - bias) / scale;
-            q = q > 0 ? q : 0;
-            q = q < top ? q : top;
-            codes[j] = (uint8_t) (int) om_rint_small(q);
-        }
+        om_mlx_plain_affine(codes, &scale, &bias, w, n, format->bits);
         om_mlx_put(out->scales + group * om_mlx_dtype_bytes(dtype), scale, dtype);
         om_mlx_put(out->biases + group * om_mlx_dtype_bytes(dtype), bias, dtype);
     }

@@ -1,5 +1,6 @@
 /* Codes, dtypes and plain rounding: against definitions spelled out bit by bit, and against bytes
  * of real mlx (tests/oracle/mlx_bits.sh compares much more of them when Python has mlx). */
+#include <float.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -43,7 +44,7 @@ static void test_codes_are_a_bit_stream(void **state) {
 /* The nearest number of a 16-bit type, by looking at all of them; ties to the even pattern. */
 static uint32_t nearest16(double x, om_mlx_dtype dtype) {
     uint32_t best = 0;
-    double least = INFINITY;
+    double least = DBL_MAX;
     for (uint32_t h = 0; h < 0x10000; h++) {
         const unsigned char bytes[2] = { (unsigned char) h, (unsigned char) (h >> 8) };
         const double d = fabs((double) om_mlx_get(bytes, dtype) - x);
