@@ -286,8 +286,8 @@ static bool rows_are_there(const om_hf_tensor *t, int64_t first, int64_t n) {
 om_status om_hf_rows_f32(float *out, const om_hf *hf, const om_hf_tensor *t, om_hf_view view,
                          int64_t first, int64_t n, om_error *err) {
     if (!rows_are_there(t, first, n)) {
-        return om_fail(err, OM_E_INTERNAL, "%s: rows %lld to %lld of %s do not exist", hf->path,
-                       (long long) first, (long long) (first + n), t->name);
+        return om_fail(err, OM_E_INTERNAL, "%s: %lld rows from %lld of %s do not exist", hf->path,
+                       (long long) n, (long long) first, t->name);
     }
     om_hf_source_rows(out, t->source, view, first, n);
     return OM_OK;

@@ -46,13 +46,14 @@ const om_family *om_hf_family(const om_hf *hf);
 const om_json *om_hf_config(const om_hf *hf); /* config.json */
 const om_safetensors *om_hf_safetensors(const om_hf *hf);
 int om_hf_n_tensors(const om_hf *hf);
-const om_hf_tensor *om_hf_tensor_at(const om_hf *hf, int i);            /* in the GGUF's order */
+/** i-th tensor: token_embd, output_norm, output unless tied, then block by block. */
+const om_hf_tensor *om_hf_tensor_at(const om_hf *hf, int i);
 const om_hf_tensor *om_hf_find(const om_hf *hf, const char *gguf_name); /* NULL: none */
 int64_t om_hf_params(const om_hf *hf);
 
 /** Rows [first, first + n) of the tensor seen as a matrix [rows, ne0], out [n, ne0] f32. A 1-D
  * tensor is one row. MLX's codes are read as scale * code + bias in F32. Thread-safe.
- * Errors: OM_E_FORMAT (a scale that is missing or of another shape was refused when opening). */
+ * Errors: OM_E_INTERNAL (rows that do not exist); all else was checked when opening. */
 om_status om_hf_rows_f32(float *out, const om_hf *hf, const om_hf_tensor *t, om_hf_view view,
                          int64_t first, int64_t n, om_error *err) OM_WARN_UNUSED;
 /** Drop the pages of these rows from this process. */

@@ -384,6 +384,9 @@ static void test_codes_refused(void **state) {
     fix_remove(&f, "model.layers.1.self_attn.q_proj.biases");
     fix_add2(&f, "model.layers.1.self_attn.q_proj.biases", OM_ST_BF16, 16, 1);
     check_refused(&f, MLX_CONFIG(""), OM_E_FORMAT, "q_proj.biases", "[16, 1]");
+    fix_remove(&f, "model.layers.1.self_attn.q_proj.scales");
+    fix_add2(&f, "model.layers.1.self_attn.q_proj.scales", OM_ST_BF16, 31, 1);
+    check_refused(&f, MLX_CONFIG(""), OM_E_FORMAT, "q_proj.scales", "[31, 1]");
     fix_release(&f);
     fix_llama(&f, true); /* a tied model's head that would be lost */
     fix_add2(&f, "lm_head.scales", OM_ST_BF16, 40, 1);
