@@ -266,10 +266,10 @@ static om_status put_experts(om_pairs *pairs, const family *f, const om_config *
         OM_TRY(om_config_get_i64(&width, c, "moe_intermediate_size", 1, INT32_MAX, err));
         om_pairs_u32(pairs, "%s.expert_feed_forward_length", (uint32_t) width);
     }
-    if (f->shared_width > 0) {
-        int64_t width = f->shared_width;
-        OM_TRY(om_config_get_i64(&width, c, "shared_expert_intermediate_size", 1, INT32_MAX, err));
-        om_pairs_u32(pairs, "%s.expert_shared_feed_forward_length", (uint32_t) width);
+    int64_t shared = f->shared_width;
+    OM_TRY(om_config_get_i64(&shared, c, "shared_expert_intermediate_size", 0, INT32_MAX, err));
+    if (f->expert_width > 0 && shared > 0) {
+        om_pairs_u32(pairs, "%s.expert_shared_feed_forward_length", (uint32_t) shared);
     }
 out:
     return status;

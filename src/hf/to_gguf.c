@@ -231,8 +231,10 @@ static om_status make_header(om_buf *out, int64_t *data, const om_hf *hf, const 
     return OM_OK;
 }
 
-static om_status make_pairs(om_pairs *pairs, om_hf_metadata *m, const om_hf *hf, om_error *err) {
+static om_status make_pairs(om_pairs *pairs, om_hf_metadata *m, const om_hf *hf, const om_env *env,
+                            om_error *err) {
     om_status status = OM_OK;
+    char sha256[65];
     const char *model_type = om_family_model_type(om_hf_family(hf));
     const om_hf_tensor *embedding = om_hf_find(hf, "token_embd.weight");
     om_hf_general general = { .dir = om_hf_path(hf), .type = om_format_by_type(GGML_TYPE_F32) };
@@ -251,6 +253,8 @@ static om_status make_pairs(om_pairs *pairs, om_hf_metadata *m, const om_hf *hf,
     }
     OM_TRY(om_hf_tokenizer(pairs, om_hf_path(hf), model_type, om_hf_config(hf), embedding->ne[1],
                            err));
+    OM_TRY(om_hf_sha256(sha256, hf, env, err));
+    om_pairs_str(pairs, OM_HF_SOURCE_KEY, sha256);
 out:
     return status;
 }
@@ -279,7 +283,7 @@ om_status om_hf_to_gguf(const om_hf *hf, const char *path, const om_env *env, om
     om_buf header = { 0 };
     writer w = { 0 };
     int64_t data = 0;
-    OM_TRY(make_pairs(&pairs, &m, hf, err));
+    OM_TRY(make_pairs(&pairs, &m, hf, env, err));
     OM_TRY(make_header(&header, &data, hf, &pairs, &m, err));
     om_pairs_release(&pairs);
     OM_TRY(writer_open(&w, hf, path, header.data, (int64_t) header.len, (int64_t) header.len + data,

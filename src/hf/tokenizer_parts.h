@@ -31,6 +31,7 @@ typedef struct om_vocab {
     om_buf text;
 } om_vocab;
 
+/** All n tokens unset. Errors: OM_E_FORMAT for a number that no model has; OM_E_NOMEM. */
 om_status om_vocab_init(om_vocab *v, int64_t n, om_error *err) OM_WARN_UNUSED;
 /** Token `id` (0 <= id < n) becomes these bytes; a second call replaces it. */
 void om_vocab_set(om_vocab *v, int64_t id, const char *text, size_t length, float score, int type);
