@@ -1,0 +1,881 @@
+/* The verb quantize to MLX on tiny directories: what was written is read back through the reader of
+ * directories, its nats against a plain double loop in the GGUF's arrangement, and everything that
+ * must be refused without leaving a file. That real mlx-lm agrees: tests/oracle/mlx_load.sh. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "artifact/inputs.h"
+#include "artifact/mlx_write.h"
+#include "base/atomic_dir.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "tiny_hf.h"
+#include "tmpdir.h"
+
+enum { TOKENS = 1000 };
+
+typedef struct fixture {
+    char *dir;
+    char model[256], stats[256], allocation[256], out[256];
+    om_hf *source;
+    om_allocation *a;
+} fixture;
+
+static void must(om_status status, const om_error *err) {
+    if (status != OM_OK) {
+        fail_msg("%s: %s", err->where, err->text);
+    }
+}
+
+static int64_t rows_of(const om_hf_tensor *t) {
+    return t->n_dims < 2 ? 1 : t->ne[1] * t->ne[2];
+}
+
+static float *random_floats(const char *name, uint64_t salt, int64_t n) {
+    om_rng rng = om_rng_at(salt, om_hash_name(name));
+    float *v = om_calloc((size_t) n, sizeof *v);
+    for (int64_t i = 0; i < n; i++) {
+        v[i] = (float) (om_rng_f64(&rng) * om_rng_f64(&rng) * 10.0);
+    }
+    return v;
+}
+
+/* Statistics for every matrix; the embedding has no inputs; one expert never saw a token. */
+static void write_stats(const fixture *f) {
+    om_error err = { 0 };
+    const int n = om_hf_n_tensors(f->source);
+    om_stats *s = om_calloc(1, sizeof *s);
+    s->tensors = om_calloc((size_t) n, sizeof *s->tensors);
+    s->tokens = TOKENS;
+    memset(s->model_sha256, '3', 64);
+    for (int i = 0; i < n; i++) {
+        const om_hf_tensor *t = om_hf_tensor_at(f->source, i);
+        if (!t->may_quantize) {
+            continue;
+        }
+        om_tensor_stats *e = &s->tensors[s->n_tensors++];
+        strcpy(e->name, t->name);
+        e->n_in = t->ne[0];
+        e->n_out = t->ne[1];
+        e->experts = (int) t->ne[2];
+        if (strcmp(t->name, "token_embd.weight") != 0) {
+            e->in_sum2 = random_floats(t->name, 1, e->n_in * e->experts);
+            e->counts = om_calloc((size_t) e->experts, sizeof *e->counts);
+            for (int k = 0; k < e->experts; k++) {
+                e->counts[k] = k == 1 ? 0.0F : (float) (90 + k);
+            }
+        }
+        e->rows = random_floats(t->name, 2, e->n_out * e->experts);
+        e->cols = random_floats(t->name, 3, e->n_in * e->experts);
+        for (int64_t k = 0; k < e->n_out * e->experts; k++) {
+            e->total += (double) e->rows[k];
+        }
+    }
+    must(om_stats_write(s, f->stats, false, &err), &err);
+    om_stats_free(s);
+}
+
+/* As profile counts: all headers, and each tensor in its type. */
+static int64_t size_of_plan(const fixture *f) {
+    const int n = om_hf_n_tensors(f->source);
+    om_mlx_item *items = om_calloc((size_t) n, sizeof *items);
+    int64_t bytes = 0;
+    for (int i = 0; i < n; i++) {
+        const om_hf_tensor *t = om_hf_tensor_at(f->source, i);
+        const om_format *to = om_allocation_find(f->a, t->name);
+        to = to == NULL || to->mlx == OM_MLX_NONE ? om_format_by_name("bf16") : to;
+        bytes += om_format_size(to, t->ne[0], rows_of(t));
+        items[i] = (om_mlx_item){ .path = t->path, .n_dims = t->n_dims, .format = to };
+        memcpy(items[i].ne, t->ne, sizeof t->ne);
+    }
+    bytes += om_mlx_metadata_bytes(items, n);
+    om_free(items);
+    return bytes;
+}
+
+static void write_allocation(fixture *f) {
+    om_error err = { 0 };
+    f->a->bytes = size_of_plan(f);
+    f->a->bpw = 8.0 * (double) f->a->bytes / (double) om_hf_params(f->source);
+    must(om_allocation_write(f->a, f->allocation, &err), &err);
+}
+
+static om_probe probe_of(const om_hf *hf, const om_hf_tensor *t) {
+    om_error err = { 0 };
+    om_probe probe = { 0 };
+    int64_t rows[OM_PROBE_ROWS];
+    float *row = om_calloc((size_t) t->ne[0], sizeof *row);
+    om_probe_rows(rows, t->name, rows_of(t));
+    for (int k = 0; k < OM_PROBE_ROWS; k++) {
+        must(om_hf_rows_f32(row, hf, t, OM_HF_GGUF, rows[k], 1, &err), &err);
+        om_probe_look(&probe, k, t->name, row, t->ne[0]);
+    }
+    om_free(row);
+    return probe;
+}
+
+/* Every type of MLX in turn; one tensor stays as it is. */
+static void make_allocation(fixture *f) {
+    om_error err = { 0 };
+    om_stats *s = NULL;
+    om_allocation *a = f->a = om_calloc(1, sizeof *f->a);
+    a->tensors = om_calloc((size_t) om_hf_n_tensors(f->source), sizeof *a->tensors);
+    int k = 0;
+    for (int i = 0; i < om_hf_n_tensors(f->source); i++) {
+        const om_hf_tensor *t = om_hf_tensor_at(f->source, i);
+        if (!t->may_quantize) {
+            continue;
+        }
+        om_assignment *to = &a->tensors[a->n_tensors++];
+        strcpy(to->name, t->name);
+        to->probe = probe_of(f->source, t);
+        do {
+            to->format = om_format_mlx_at(k++ % 21);
+        } while (om_format_size(to->format, t->ne[0], 1) < 0);
+    }
+    a->tensors[2].format = om_format_by_name("bf16");
+    a->container = OM_CONTAINER_MLX;
+    must(om_stats_read(&s, f->stats, &err), &err);
+    strcpy(a->stats_path, f->stats);
+    strcpy(a->stats_sha256, s->sha256);
+    om_stats_free(s);
+    strcpy(a->profile_path, "profile.json");
+    memset(a->model_sha256, '3', 64);
+    memset(a->profile_sha256, '1', 64);
+    memset(a->calib_sha256, '2', 64);
+    strcpy(a->plan, "optimal");
+    strcpy(a->budget_kind, "none");
+    strcpy(a->solver.status, "optimal");
+    a->calib_tokens = TOKENS;
+    a->seed = 7;
+    a->predicted_nats = 0.125;
+}
+
+static fixture begin(const om_tiny_hf_options *o) {
+    fixture f = { .dir = om_tmpdir_new() };
+    om_error err = { 0 };
+    snprintf(f.model, sizeof f.model, "%s/model", f.dir);
+    snprintf(f.stats, sizeof f.stats, "%s/stats.gguf", f.dir);
+    snprintf(f.allocation, sizeof f.allocation, "%s/allocation.json", f.dir);
+    snprintf(f.out, sizeof f.out, "%s/out", f.dir);
+    om_tiny_hf_write(f.model, o);
+    must(om_hf_open(&f.source, f.model, &err), &err);
+    write_stats(&f);
+    make_allocation(&f);
+    write_allocation(&f);
+    return f;
+}
+
+static void end(fixture *f) {
+    om_hf_free(f->source);
+    om_allocation_free(f->a);
+    om_tmpdir_remove(f->dir);
+}
+
+static om_status quantize(om_result *r, const fixture *f, const char *round, int threads,
+                          om_error *err) {
+    const om_env env = { .n_threads = threads };
+    const om_quantize_options o = {
+        .model = f->model, .allocation = f->allocation, .out = f->out, .round = round
+    };
+    *err = (om_error){ 0 };
+    return om_quantize(r, &o, &env, err);
+}
+
+static void expect_no_output(const fixture *f) {
+    assert_false(om_file_exists(f->out));
+    assert_int_equal(om_tmpdir_count(f->dir, "tmp"), 0);
+}
+
+static void expect_refused(const fixture *f, om_status want, const char *text) {
+    om_result r = { 0 };
+    om_error err;
+    const om_status status = quantize(&r, f, NULL, 1, &err);
+    if (status != want || strstr(err.text, text) == NULL) {
+        fail_msg("status %d, %s; expected %d, …%s…", status, err.text, want, text);
+    }
+    assert_string_equal(err.where, "quantize");
+    assert_null(r.json);
+    expect_no_output(f);
+}
+
+static const om_tiny_hf_options llama = { .untied = true, .n_layer = 2 };
+static const om_tiny_hf_options moe = { .model_type = "qwen3_moe", .n_ff = 64 };
+
+/* ---- what is written ---- */
+
+/* Largest |difference| relative to the largest |weight| that a type may have. */
+static double tolerance(const om_format *to) {
+    return to->mlx == OM_MLX_NONE || to->mlx == OM_MLX_AFFINE
+               ? (to->bits == 0 ? 0.004 : 1.1 / ((1 << to->bits) - 1) + 0.01)
+               : 0.3;
+}
+
+static void check_tensor(const om_hf *source, const om_hf *written, const om_hf_tensor *t) {
+    om_error err = { 0 };
+    const om_hf_tensor *w = om_hf_find(written, t->name);
+    assert_non_null(w);
+    assert_string_equal(w->path, t->path);
+    float *a = om_calloc((size_t) t->ne[0], sizeof *a),
+          *b = om_calloc((size_t) t->ne[0], sizeof *b);
+    for (int64_t i = 0; i < rows_of(t); i++) {
+        must(om_hf_rows_f32(a, source, t, OM_HF_MLX, i, 1, &err), &err);
+        must(om_hf_rows_f32(b, written, w, OM_HF_MLX, i, 1, &err), &err);
+        double largest = 0;
+        for (int64_t j = 0; j < t->ne[0]; j++) {
+            largest = fmax(largest, fabs((double) a[j]));
+        }
+        for (int64_t j = 0; j < t->ne[0]; j++) {
+            const double d = fabs((double) a[j] - (double) b[j]);
+            if (!(d <= 2 * largest * tolerance(w->format))) {
+                fail_msg("%s (%s): row %d: %g became %g", t->name, w->format->name, (int) i,
+                         (double) a[j], (double) b[j]);
+            }
+        }
+    }
+    om_free(a);
+    om_free(b);
+}
+
+static void check_written(const fixture *f) {
+    om_error err = { 0 };
+    om_hf *written = NULL;
+    must(om_hf_open(&written, f->out, &err), &err);
+    assert_int_equal(om_hf_n_tensors(written), om_hf_n_tensors(f->source));
+    for (int i = 0; i < om_hf_n_tensors(f->source); i++) {
+        const om_hf_tensor *t = om_hf_tensor_at(f->source, i);
+        const om_format *to = om_allocation_find(f->a, t->name);
+        const om_format *found = om_hf_find(written, t->name)->format;
+        if (to != NULL && to->mlx != OM_MLX_NONE) {
+            assert_ptr_equal(found, to);
+        } else {
+            assert_int_equal(found->mlx, OM_MLX_NONE);
+            assert_int_equal(found->block_bytes, 2);
+        }
+        check_tensor(f->source, written, t);
+    }
+    assert_int_equal(om_safetensors_shard_bytes(om_hf_safetensors(written), 0), f->a->bytes);
+    om_hf_free(written);
+}
+
+static void written_models_are_read_back(void **state) {
+    (void) state;
+    static const om_tiny_hf_options models[] = {
+        { .untied = true, .n_layer = 2 },
+        { .model_type = "qwen3", .n_layer = 3, .dtype = "float16" },
+        { .model_type = "qwen3", .n_layer = 2, .dtype = "float32", .n_embd = 128, .n_vocab = 70 },
+        { .model_type = "qwen3_moe", .n_ff = 64, .n_layer = 2 },
+    };
+    static const char *const rounds[] = { NULL, "plain" };
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        fixture f = begin(&models[i]);
+        for (int k = 0; k < 2; k++) { /* the second replaces the first */
+            om_result r = { 0 };
+            om_error err;
+            must(quantize(&r, &f, rounds[k], 2, &err), &err);
+            check_written(&f);
+            assert_non_null(
+                strstr(r.json, k == 0 ? "\"round\": \"search\"" : "\"round\": \"plain\""));
+            assert_int_equal(om_tmpdir_count(f.dir, ""), 4);
+            om_result_release(&r);
+        }
+        end(&f);
+    }
+}
+
+static void assert_same_files(const char *dir, const char *other, const char *name) {
+    om_error err = { 0 };
+    om_map a = { 0 }, b = { 0 };
+    char x[300], y[300];
+    snprintf(x, sizeof x, "%s/%s", dir, name);
+    snprintf(y, sizeof y, "%s/%s", other, name);
+    must(om_map_open(&a, x, &err), &err);
+    must(om_map_open(&b, y, &err), &err);
+    assert_int_equal(a.size, b.size);
+    assert_memory_equal(a.data, b.data, a.size);
+    om_map_close(&a);
+    om_map_close(&b);
+}
+
+static void small_files(void **state) {
+    (void) state;
+    fixture f = begin(&llama);
+    om_result r = { 0 };
+    om_error err = { 0 };
+    char *text = NULL;
+    size_t n = 0;
+    om_tmpdir_write(f.model, "README.md",
+                    "---\nlicense: apache-2.0\nlicense_link: https://x/y\n"
+                    "language:\n- en\n---\nlicense: none\n",
+                    78);
+    om_tmpdir_write(f.model, "chat_template.jinja", "{{ x }}", 7);
+    om_tmpdir_write(f.model, "model.old.bin", "x", 1);
+    must(quantize(&r, &f, NULL, 1, &err), &err);
+    assert_same_files(f.model, f.out, "tokenizer.json");
+    assert_same_files(f.model, f.out, "tokenizer_config.json");
+    assert_same_files(f.model, f.out, "chat_template.jinja");
+    assert_int_equal(om_tmpdir_count(f.out, ""), 7);
+    must(om_file_read(&text, &n, om_tmpdir_path(f.out, "README.md"), 1 << 20, &err), &err);
+    assert_true(strncmp(text,
+                        "---\nlibrary_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n"
+                        "license: apache-2.0\nlicense_link: https://x/y\n---\n\n# out\n",
+                        60) == 0);
+    assert_non_null(strstr(text, "license_link: https://x/y\n---\n"));
+    assert_null(strstr(text, "license: none"));
+    assert_null(strstr(text, f.dir)); /* no paths of this machine */
+    assert_non_null(strstr(text, "optimum quantize model -a allocation.json -o out --to mlx\n"));
+    assert_non_null(strstr(text, "| attn_v | 2 | "));
+    om_free(text);
+    must(om_file_read(&text, &n, om_tmpdir_path(f.out, "model.safetensors.index.json"), 1 << 20,
+                      &err),
+         &err);
+    assert_non_null(strstr(text, "\"lm_head.weight\": \"model.safetensors\""));
+    om_free(text);
+    om_result_release(&r);
+    end(&f);
+}
+
+/* ---- nats ---- */
+
+/* Eq. (1) by the definition, in the GGUF's arrangement, in which the marginals are. */
+static double naive_nats(const om_hf *source, const om_hf *written, const om_tensor_stats *s) {
+    om_error err = { 0 };
+    const om_hf_tensor *t = om_hf_find(source, s->name), *u = om_hf_find(written, s->name);
+    float *w = om_calloc((size_t) s->n_in, sizeof *w), *q = om_calloc((size_t) s->n_in, sizeof *q);
+    double nats = 0;
+    for (int64_t e = 0; e < s->experts; e++) {
+        double total = 0;
+        for (int64_t i = 0; i < s->n_out; i++) {
+            total += (double) s->rows[e * s->n_out + i];
+        }
+        for (int64_t i = 0; i < s->n_out; i++) {
+            must(om_hf_rows_f32(w, source, t, OM_HF_GGUF, e * s->n_out + i, 1, &err), &err);
+            must(om_hf_rows_f32(q, written, u, OM_HF_GGUF, e * s->n_out + i, 1, &err), &err);
+            for (int64_t j = 0; j < s->n_in; j++) {
+                const double d = (double) w[j] - (double) q[j];
+                const double fisher =
+                    (double) s->rows[e * s->n_out + i] * (double) s->cols[e * s->n_in + j] / total;
+                nats += fisher * d * d / (2.0 * TOKENS);
+            }
+        }
+    }
+    om_free(w);
+    om_free(q);
+    return nats;
+}
+
+static void check_nats(const om_tiny_hf_options *model) {
+    fixture f = begin(model);
+    om_result r = { 0 };
+    om_error err;
+    om_hf *written = NULL;
+    om_stats *s = NULL;
+    om_json *doc = NULL, *record = NULL;
+    f.a->routing_nats = 0.0625; /* changed choices of experts: no sum over tensors */
+    write_allocation(&f);
+    must(quantize(&r, &f, NULL, 2, &err), &err);
+    must(om_hf_open(&written, f.out, &err), &err);
+    must(om_stats_read(&s, f.stats, &err), &err);
+    must(om_json_parse(&doc, r.json, strlen(r.json), "result", "optimum.quantize/1", &err), &err);
+    const om_node root = om_node_root(doc, "result");
+    om_node list, item;
+    size_t n;
+    double total = f.a->routing_nats, nats, exact, recorded;
+    must(om_node_array(&list, &n, &root, "tensors", &err), &err);
+    assert_int_equal(n, om_hf_n_tensors(f.source));
+    for (size_t i = 0; i < n; i++) {
+        const om_hf_tensor *t = om_hf_tensor_at(f.source, (int) i);
+        const om_tensor_stats *e = om_stats_find(s, t->name);
+        must(om_node_at(&item, &list, i, &err), &err);
+        must(om_node_f64(&nats, &item, "nats", &err), &err);
+        if (e == NULL || om_allocation_find(f.a, t->name)->mlx == OM_MLX_NONE) {
+            assert_true(nats == 0.0);
+            continue;
+        }
+        const double want = naive_nats(f.source, written, e);
+        assert_true(want > 0);
+        assert_true(fabs(nats - want) <= 1e-12 * want);
+        total += want;
+    }
+    must(om_node_f64(&exact, &root, "predicted_nats_exact", &err), &err);
+    assert_true(fabs(exact - total) <= 1e-12 * total);
+    /* and the first shard says the same */
+    const char *text = om_safetensors_metadata(om_hf_safetensors(written), "optimum");
+    assert_non_null(text);
+    assert_true(strlen(text) < OM_MLX_RECORD - 100);
+    must(om_json_parse(&record, text, strlen(text), "record", "optimum.mlx/1", &err), &err);
+    const om_node said = om_node_root(record, "record");
+    must(om_node_f64(&recorded, &said, "predicted_nats", &err), &err);
+    assert_true(recorded == exact);
+    om_json_free(record);
+    om_json_free(doc);
+    om_stats_free(s);
+    om_hf_free(written);
+    om_result_release(&r);
+    end(&f);
+}
+
+/* llama.cpp reorders the rows of q and k of a llama: their marginals are in that order. */
+static void nats_are_those_of_the_bytes(void **state) {
+    (void) state;
+    check_nats(&llama);
+    check_nats(&moe);
+}
+
+static void rows_of_llama_are_reordered(void **state) {
+    (void) state;
+    fixture f = begin(&llama);
+    om_error err = { 0 };
+    int64_t *order = NULL;
+    const om_hf_tensor *q = om_hf_find(f.source, "blk.0.attn_q.weight");
+    must(om_mlx_row_order(&order, f.source, q, &err), &err);
+    assert_non_null(order);
+    float a[64], b[64];
+    bool moved = false;
+    for (int64_t i = 0; i < q->ne[1]; i++) {
+        must(om_hf_rows_f32(a, f.source, q, OM_HF_MLX, i, 1, &err), &err);
+        must(om_hf_rows_f32(b, f.source, q, OM_HF_GGUF, order[i], 1, &err), &err);
+        assert_memory_equal(a, b, sizeof a);
+        moved = moved || order[i] != i;
+    }
+    assert_true(moved);
+    om_free(order);
+    must(om_mlx_row_order(&order, f.source, om_hf_find(f.source, "blk.0.attn_v.weight"), &err),
+         &err);
+    assert_null(order);
+    end(&f);
+}
+
+static void without_statistics_rounding_is_plain(void **state) {
+    (void) state;
+    fixture f = begin(&llama);
+    om_result r = { 0 };
+    om_error err = { 0 };
+    f.a->stats_path[0] = f.a->stats_sha256[0] = '\0';
+    write_allocation(&f);
+    must(quantize(&r, &f, NULL, 1, &err), &err);
+    assert_non_null(strstr(r.json, "\"predicted_nats_exact\": null"));
+    assert_non_null(strstr(r.json, "\"round\": \"plain\""));
+    om_result_release(&r);
+    end(&f);
+}
+
+/* ---- slabs, threads, shards ---- */
+
+static void threads_change_nothing(void **state) {
+    (void) state;
+    fixture f = begin(&moe);
+    om_result r1 = { 0 }, r4 = { 0 };
+    om_error err;
+    char first[300];
+    snprintf(first, sizeof first, "%s/first", f.dir);
+    must(quantize(&r1, &f, NULL, 1, &err), &err);
+    assert_int_equal(rename(f.out, first), 0);
+    must(quantize(&r4, &f, NULL, 4, &err), &err);
+    static const char *const files[] = { "model.safetensors", "config.json", "README.md",
+                                         "model.safetensors.index.json" };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        assert_same_files(first, f.out, files[i]);
+    }
+    om_result_release(&r1);
+    om_result_release(&r4);
+    end(&f);
+}
+
+static void write_shards(const fixture *f, int64_t limit, int *n_shards) {
+    om_error err = { 0 };
+    om_mlx_plan *plan = NULL;
+    om_stats *stats = NULL;
+    double nats;
+    char sha256[65];
+    const om_gguf_record record = om_inputs_record(f->a);
+    const om_quantize_options o = { .model = f->model, .allocation = f->allocation, .out = f->out };
+    must(om_stats_read(&stats, f->stats, &err), &err);
+    must(om_mlx_plan_make(&plan, f->source, f->a, stats, true, limit, &err), &err);
+    must(om_mlx_check_target(plan, f->out, &err), &err);
+    must(om_mlx_write(&nats, sha256, plan, &record, f->a, &o, f->out, NULL, &err), &err);
+    *n_shards = plan->layout.n_shards;
+    om_mlx_plan_free(plan);
+    om_stats_free(stats);
+}
+
+/* Also with shards that are smaller than a module: its codes, scales and biases lie apart. */
+static void shards(void **state) {
+    (void) state;
+    static const int64_t limits[] = { 20000, 3000, 700 };
+    fixture f = begin(&moe);
+    om_error err = { 0 };
+    om_hf *one = NULL, *many = NULL;
+    int n_shards = 0, before = 1;
+    char first[300];
+    snprintf(first, sizeof first, "%s/first", f.dir);
+    write_shards(&f, 0, &n_shards);
+    assert_int_equal(n_shards, 1);
+    assert_int_equal(rename(f.out, first), 0);
+    must(om_hf_open(&one, first, &err), &err);
+    for (size_t k = 0; k < sizeof limits / sizeof *limits; k++) {
+        write_shards(&f, limits[k], &n_shards);
+        assert_true(n_shards > before);
+        before = n_shards;
+        must(om_hf_open(&many, f.out, &err), &err);
+        const om_safetensors *a = om_hf_safetensors(one), *b = om_hf_safetensors(many);
+        assert_int_equal(om_safetensors_n_shards(b), n_shards);
+        assert_int_equal(om_safetensors_n(a), om_safetensors_n(b));
+        for (int i = 0; i < om_safetensors_n(a); i++) {
+            const om_st_tensor *x = om_safetensors_at(a, i), *y = om_safetensors_at(b, i);
+            assert_string_equal(x->name, y->name);
+            assert_int_equal(x->bytes, y->bytes);
+            assert_memory_equal(x->data, y->data, (size_t) x->bytes);
+        }
+        om_hf_free(many);
+    }
+    om_hf_free(one);
+    end(&f);
+}
+
+static double last_done, last_total;
+
+static void on_progress(void *ud, const char *stage, double done, double total, const char *unit) {
+    (void) ud;
+    if (strcmp(stage, "quantize") == 0) {
+        assert_string_equal(unit, "bytes");
+        assert_true(done >= last_done && done <= total);
+        last_done = done;
+        last_total = total;
+    }
+}
+
+static void progress_reaches_the_size(void **state) {
+    (void) state;
+    fixture f = begin(&llama);
+    const om_env env = { .progress = on_progress, .n_threads = 2 };
+    const om_quantize_options o = { .model = f.model, .allocation = f.allocation, .out = f.out };
+    om_result r = { 0 };
+    om_error err = { 0 };
+    last_done = last_total = 0;
+    must(om_quantize(&r, &o, &env, &err), &err);
+    assert_true(last_done == last_total);
+    assert_true(last_total == (double) f.a->bytes);
+    om_result_release(&r);
+    end(&f);
+}
+
+/* ---- refusals ---- */
+
+static void dry_run_writes_nothing(void **state) {
+    (void) state;
+    fixture f = begin(&llama);
+    om_result r = { 0 };
+    om_error err = { 0 };
+    const om_quantize_options o = { .model = f.model, .allocation = f.allocation, .dry_run = true };
+    char bytes[64];
+    must(om_quantize(&r, &o, NULL, &err), &err);
+    snprintf(bytes, sizeof bytes, "%lld", (long long) f.a->bytes);
+    assert_non_null(strstr(r.text, bytes));
+    assert_non_null(strstr(r.text, "model.layers.0.mlp.down_proj.weight"));
+    assert_non_null(strstr(r.json, "\"dry_run\": true"));
+    assert_non_null(strstr(r.json, "\"to\": \"mlx\""));
+    expect_no_output(&f);
+    om_result_release(&r);
+    end(&f);
+}
+
+static void wrong_allocations_are_refused(void **state) {
+    (void) state;
+    fixture f = begin(&llama);
+    om_error err = { 0 };
+    om_assignment *a = f.a->tensors, kept = a[1];
+    const int n = f.a->n_tensors;
+    strcpy(a[1].name, "blk.9.attn_q.weight");
+    must(om_allocation_write(f.a, f.allocation, &err), &err);
+    expect_refused(&f, OM_E_MISMATCH, "blk.9.attn_q.weight is in the allocation but not in");
+    strcpy(a[1].name, "output_norm.weight");
+    must(om_allocation_write(f.a, f.allocation, &err), &err);
+    expect_refused(&f, OM_E_MISMATCH, "output_norm.weight: this tensor stays as it is");
+    a[1] = a[n - 1]; /* one is missing, another there twice */
+    f.a->n_tensors--;
+    must(om_allocation_write(f.a, f.allocation, &err), &err);
+    expect_refused(&f, OM_E_MISMATCH, "but not in the allocation");
+    f.a->n_tensors = n;
+    a[1] = kept;
+    a[1].format = om_format_by_name("mlx_4bit_g128"); /* rows of 64 */
+    must(om_allocation_write(f.a, f.allocation, &err), &err);
+    expect_refused(&f, OM_E_UNSUPPORTED, "rows of 64 weights cannot be mlx_4bit_g128");
+    a[1] = kept;
+    write_allocation(&f);
+    f.a->bytes += 8;
+    must(om_allocation_write(f.a, f.allocation, &err), &err);
+    expect_refused(&f, OM_E_MISMATCH, "\"bytes\"");
+    end(&f);
+}
+
+static void allocations_for_a_gguf_are_refused(void **state) {
+    (void) state;
+    fixture f = begin(&llama);
+    om_error err = { 0 };
+    om_result r = { 0 };
+    f.a->container = OM_CONTAINER_GGUF;
+    for (int i = 0; i < f.a->n_tensors; i++) {
+        f.a->tensors[i].format = om_format_by_name("q8_0");
+        f.a->tensors[i].probe = (om_probe){ 0 };
+    }
+    must(om_allocation_write(f.a, f.allocation, &err), &err);
+    expect_refused(&f, OM_E_MISMATCH, "allocate with --to mlx");
+    const om_quantize_options o = {
+        .model = f.stats, .allocation = f.allocation, .out = f.out, .to = "mlx"
+    };
+    f.a->container = OM_CONTAINER_MLX;
+    f.a->tensors[0].format = om_format_by_name("bf16");
+    for (int i = 0; i < f.a->n_tensors; i++) {
+        f.a->tensors[i].format = om_format_by_name("bf16");
+    }
+    must(om_allocation_write(f.a, f.allocation, &err), &err);
+    assert_int_equal(om_quantize(&r, &o, NULL, &err), OM_E_ARG);
+    assert_non_null(strstr(err.text, "is no Hugging Face directory"));
+    end(&f);
+}
+
+/* The weights of another model with the same shapes: found by their content. */
+static void another_model_is_refused(void **state) {
+    (void) state;
+    fixture f = begin(&llama);
+    char other[300];
+    snprintf(other, sizeof other, "%s/other", f.dir);
+    om_tiny_hf_options o = llama;
+    o.scale = 1.1F;
+    om_tiny_hf_write(other, &o);
+    strcpy(f.model, other);
+    expect_refused(&f, OM_E_MISMATCH, "are not those that were profiled");
+    end(&f);
+}
+
+static void missing_tokenizer_is_refused(void **state) {
+    (void) state;
+    om_tiny_hf_options o = llama;
+    o.no_tokenizer = true;
+    fixture f = begin(&o);
+    expect_refused(&f, OM_E_FORMAT, "no tokenizer");
+    end(&f);
+}
+
+static void not_finite_source_is_refused(void **state) {
+    (void) state;
+    om_tiny_hf_options o = llama;
+    o.nan_at = "model.layers.1.mlp.up_proj.weight";
+    fixture f = begin(&o);
+    for (int i = 0; i < f.a->n_tensors; i++) {
+        f.a->tensors[i].probe = (om_probe){ 0 };
+    }
+    write_allocation(&f);
+    expect_refused(&f, OM_E_NUMERIC, "blk.1.ffn_up.weight: row 5, column 2 of the source is nan");
+    for (int i = 0; i < f.a->n_tensors; i++) { /* also when it stays dense */
+        f.a->tensors[i].format = om_format_by_name("bf16");
+    }
+    write_allocation(&f);
+    expect_refused(&f, OM_E_NUMERIC, "blk.1.ffn_up.weight: row 5, column 2");
+    end(&f);
+}
+
+/* Numbers that F16 does not hold, as they are and as scale and bias. */
+static void overflow_is_refused(void **state) {
+    (void) state;
+    fixture f = begin(&(om_tiny_hf_options){ .dtype = "float32", .scale = 1e7F });
+    const char *const types[] = { "f16", "mlx_8bit_g32", "mlx_2bit_g64" };
+    unsigned char bytes[512];
+    float source[64];
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        om_error err = { 0 };
+        om_mlx_job job = { .hf = f.source,
+                           .tensor = om_hf_find(f.source, "blk.0.ffn_up.weight"),
+                           .to = om_format_by_name(types[i]),
+                           .dtype = OM_MLX_F16 };
+        unsigned char *const parts[] = { bytes, bytes + 256, bytes + 384 };
+        assert_int_equal(om_mlx_job_make(parts, source, &job, 3, 1, &err), OM_E_NUMERIC);
+        assert_non_null(strstr(err.text, "row 3 does not fit"));
+        err = (om_error){ 0 };
+        job.dtype = OM_MLX_BF16;
+        job.to = i == 0 ? om_format_by_name("bf16") : job.to;
+        must(om_mlx_job_make(parts, source, &job, 3, 1, &err), &err);
+    }
+    end(&f);
+}
+
+static void foreign_directories_stay(void **state) {
+    (void) state;
+    fixture f = begin(&llama);
+    om_result r = { 0 };
+    om_error err;
+    assert_int_equal(mkdir(f.out, 0777), 0);
+    must(quantize(&r, &f, NULL, 1, &err), &err); /* an empty one is nobody's */
+    om_result_release(&r);
+    om_tmpdir_write(f.out, "notes.txt", "mine", 4);
+    assert_int_equal(quantize(&r, &f, NULL, 1, &err), OM_E_ARG);
+    assert_non_null(strstr(err.text, "notes.txt"));
+    assert_int_equal(unlink(om_tmpdir_path(f.out, "notes.txt")), 0);
+    om_tmpdir_write(f.out, "model.safetensors", "x", 1);
+    assert_int_equal(quantize(&r, &f, NULL, 1, &err), OM_E_ARG);
+    assert_non_null(strstr(err.text, "not an earlier result of Optimum"));
+    const om_quantize_options o = { .model = f.model, .allocation = f.allocation, .out = f.model };
+    err = (om_error){ 0 };
+    assert_int_equal(om_quantize(&r, &o, NULL, &err), OM_E_ARG);
+    assert_non_null(strstr(err.text, "it is the model"));
+    om_tmpdir_write(f.dir, "file", "x", 1);
+    snprintf(f.out, sizeof f.out, "%s/file", f.dir);
+    assert_int_equal(quantize(&r, &f, NULL, 1, &err), OM_E_IO);
+    end(&f);
+}
+
+/* ---- the check ---- */
+
+static void damage_is_noticed(void **state) {
+    (void) state;
+    fixture f = begin(&moe);
+    om_error err = { 0 };
+    om_result r = { 0 };
+    om_mlx_plan *plan = NULL;
+    om_stats *stats = NULL;
+    must(quantize(&r, &f, NULL, 1, &err), &err);
+    om_result_release(&r);
+    must(om_stats_read(&stats, f.stats, &err), &err);
+    must(om_mlx_plan_make(&plan, f.source, f.a, stats, true, 0, &err), &err);
+    must(om_mlx_verify(plan, f.out, 7, &err), &err);
+    const char *path = om_tmpdir_path(f.out, "model.safetensors");
+    char *data = NULL;
+    size_t n = 0;
+    must(om_file_read(&data, &n, path, 1 << 24, &err), &err);
+    for (int i = 0; i < plan->layout.n_tensors; i++) { /* every row of one tensor */
+        const om_mlx_tensor *t = &plan->layout.tensors[i];
+        for (int64_t k = 0; k < t->st.bytes; k += 2) {
+            data[t->offset + k] = (char) (data[t->offset + k] ^ 1);
+        }
+        must(om_file_write(path, data, n, &err), &err);
+        om_error found = { 0 };
+        assert_int_equal(om_mlx_verify(plan, f.out, 7, &found), OM_E_INTERNAL);
+        assert_non_null(strstr(found.text, plan->items[t->item].tensor->path));
+        for (int64_t k = 0; k < t->st.bytes; k += 2) {
+            data[t->offset + k] = (char) (data[t->offset + k] ^ 1);
+        }
+    }
+    must(om_file_write(path, data, n - 1, &err), &err);
+    assert_int_equal(om_mlx_verify(plan, f.out, 7, &err), OM_E_FORMAT);
+    om_free(data);
+    om_mlx_plan_free(plan);
+    om_stats_free(stats);
+    end(&f);
+}
+
+/* ---- interruption ---- */
+
+typedef struct countdown {
+    int left;
+} countdown;
+
+static bool cancelled(void *ud) {
+    countdown *c = ud;
+    return c->left-- <= 0;
+}
+
+static void cancel_leaves_nothing(void **state) {
+    (void) state;
+    fixture f = begin(&llama);
+    bool finished = false;
+    for (int n = 0; n < 400 && !finished; n += n < 20 ? 2 : 11) {
+        countdown c = { n };
+        const om_env env = { .cancelled = cancelled, .ud = &c, .n_threads = 1 };
+        const om_quantize_options o = { .model = f.model,
+                                        .allocation = f.allocation,
+                                        .out = f.out };
+        om_result r = { 0 };
+        om_error err = { 0 };
+        const om_status status = om_quantize(&r, &o, &env, &err);
+        finished = status == OM_OK;
+        if (!finished) {
+            assert_int_equal(status, OM_E_CANCELLED);
+            expect_no_output(&f);
+        }
+        om_result_release(&r);
+    }
+    assert_true(finished);
+    end(&f);
+}
+
+static void every_failed_write_is_clean(void **state) {
+    (void) state;
+    fixture f = begin(&llama);
+    bool succeeded = false;
+    for (long n = 1; n < 2000 && !succeeded; n++) {
+        om_result r = { 0 };
+        om_error err;
+        om_file_fail_at(n);
+        const om_status status = quantize(&r, &f, NULL, 1, &err);
+        om_file_fail_at(0);
+        succeeded = status == OM_OK;
+        if (!succeeded) {
+            assert_int_equal(status, OM_E_IO);
+            assert_non_null(strstr(err.text, "No space left"));
+            assert_non_null(strstr(err.text, f.out));
+            expect_no_output(&f);
+        }
+        om_result_release(&r);
+    }
+    assert_true(succeeded);
+    end(&f);
+}
+
+static void every_failed_allocation_is_clean(void **state) {
+    (void) state;
+    fixture f = begin(&(om_tiny_hf_options){ .n_vocab = 40, .n_embd = 32, .n_ff = 32 });
+    bool succeeded = false;
+    for (long n = 1; n < 40000 && !succeeded; n += n < 200 ? 1 : 23) {
+        om_result r = { 0 };
+        om_error err;
+        om_mem_fail_at(n);
+        const om_status status = quantize(&r, &f, NULL, 1, &err);
+        om_mem_fail_at(0);
+        succeeded = status == OM_OK;
+        if (!succeeded) {
+            assert_null(r.json);
+            assert_int_equal(om_tmpdir_count(f.dir, "tmp"), 0);
+        }
+        om_result_release(&r);
+    }
+    assert_true(succeeded);
+    end(&f);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(written_models_are_read_back),
+        cmocka_unit_test(small_files),
+        cmocka_unit_test(nats_are_those_of_the_bytes),
+        cmocka_unit_test(rows_of_llama_are_reordered),
+        cmocka_unit_test(without_statistics_rounding_is_plain),
+        cmocka_unit_test(threads_change_nothing),
+        cmocka_unit_test(shards),
+        cmocka_unit_test(progress_reaches_the_size),
+        cmocka_unit_test(dry_run_writes_nothing),
+        cmocka_unit_test(wrong_allocations_are_refused),
+        cmocka_unit_test(allocations_for_a_gguf_are_refused),
+        cmocka_unit_test(another_model_is_refused),
+        cmocka_unit_test(missing_tokenizer_is_refused),
+        cmocka_unit_test(not_finite_source_is_refused),
+        cmocka_unit_test(overflow_is_refused),
+        cmocka_unit_test(foreign_directories_stay),
+        cmocka_unit_test(damage_is_noticed),
+        cmocka_unit_test(cancel_leaves_nothing),
+        cmocka_unit_test(every_failed_write_is_clean),
+        cmocka_unit_test(every_failed_allocation_is_clean),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
