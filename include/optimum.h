@@ -205,7 +205,8 @@ om_status om_quantize(om_result *out, const om_quantize_options *options, const 
 /** Write an allocation as a recipe for another tool. */
 typedef struct om_export_options {
     const char *allocation;
-    const char *to; /* "llama.cpp": an anchored --tensor-type-file */
+    const char *to; /* NULL or "llama.cpp": an anchored --tensor-type-file; "mlx": a Python module
+                       with a quant_predicate for mlx_lm.convert */
     const char *out;
 } om_export_options;
 om_status om_export(om_result *out, const om_export_options *options, const om_env *env,

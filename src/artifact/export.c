@@ -1,4 +1,4 @@
-/* The verb `export`: an allocation as a recipe for llama-quantize.
+/* The verb `export`: an allocation as a recipe for llama-quantize (for mlx-lm: export_mlx.c).
  *
  * llama-quantize reads "--tensor-type-file" as white-space separated pattern=type, cut at the first
  * '=', lower-cases the pattern and searches it as an unanchored ECMAScript regular expression in
@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "alloc/allocation.h"
+#include "artifact/export_mlx.h"
 #include "base/buf.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -84,35 +85,16 @@ static const char *base_of(const om_allocation *a) {
     return best;
 }
 
-/* A word for the shell: as it is when harmless, else in single quotes. */
-static void put_word(om_buf *b, const char *word) {
-    if (word[strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                          "_-./+:,@%=")] == '\0' &&
-        word[0] != '\0') {
-        om_buf_puts(b, word);
-        return;
-    }
-    om_buf_puts(b, "'");
-    for (const char *p = word; *p != '\0'; p++) {
-        if (*p == '\'') {
-            om_buf_puts(b, "'\\''");
-        } else {
-            om_buf_add(b, p, 1);
-        }
-    }
-    om_buf_puts(b, "'");
-}
-
 static char *command_of(const om_allocation *a, const char *recipe) {
     om_buf b = { 0 };
     om_buf_puts(&b, "llama-quantize ");
     if (a->stats_path[0] != '\0') {
         om_buf_puts(&b, "--imatrix ");
-        put_word(&b, a->stats_path);
+        om_buf_put_word(&b, a->stats_path);
         om_buf_puts(&b, " ");
     }
     om_buf_puts(&b, "--tensor-type-file ");
-    put_word(&b, recipe);
+    om_buf_put_word(&b, recipe);
     om_buf_printf(&b, " MODEL.gguf OUTPUT.gguf %s", base_of(a));
     char *text = om_buf_take(&b);
     om_buf_release(&b);
@@ -158,6 +140,17 @@ out:
     return status;
 }
 
+static om_status check_container(const om_allocation *a, bool mlx, const om_export_options *o,
+                                 om_error *err) {
+    if (mlx != (a->container == OM_CONTAINER_MLX)) {
+        return om_fail(err, OM_E_MISMATCH,
+                       "%s is an allocation for %s, %s needs other types: allocate with --to %s",
+                       o->allocation, mlx ? "a GGUF" : "MLX", mlx ? "mlx-lm" : "llama-quantize",
+                       mlx ? "mlx" : "gguf");
+    }
+    return OM_OK;
+}
+
 om_status om_export(om_result *out, const om_export_options *options, const om_env *env,
                     om_error *err) {
     om_status status = OM_OK;
@@ -166,12 +159,19 @@ om_status om_export(om_result *out, const om_export_options *options, const om_e
     if (options->allocation == NULL || options->out == NULL) {
         OM_TRY(om_fail(err, OM_E_ARG, "export needs an allocation.json and an output (-o)"));
     }
-    if (options->to != NULL && strcmp(options->to, "llama.cpp") != 0) {
-        OM_TRY(om_fail(err, OM_E_ARG, "cannot export to %s; expected llama.cpp", options->to));
+    const bool mlx = options->to != NULL && strcmp(options->to, "mlx") == 0;
+    if (options->to != NULL && !mlx && strcmp(options->to, "llama.cpp") != 0) {
+        OM_TRY(
+            om_fail(err, OM_E_ARG, "cannot export to %s; expected llama.cpp or mlx", options->to));
     }
     OM_TRY(om_file_check_output(options->out, &options->allocation, 1, err));
     OM_TRY(om_check_cancel(env, err));
     OM_TRY(om_allocation_read(&a, options->allocation, err));
+    OM_TRY(check_container(a, mlx, options, err));
+    if (mlx) {
+        OM_TRY(om_export_mlx(out, a, options, err));
+        goto out;
+    }
     OM_TRY(recipe_of(&recipe, a, err));
     OM_TRY(om_file_write(options->out, recipe, strlen(recipe), err));
     OM_TRY(make_result(out, a, options, err));

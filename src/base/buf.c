@@ -72,6 +72,24 @@ void om_buf_release(om_buf *b) {
     *b = (om_buf){ 0 };
 }
 
+void om_buf_put_word(om_buf *b, const char *word) {
+    if (word[strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                          "_-./+:,@%=")] == '\0' &&
+        word[0] != '\0') {
+        om_buf_puts(b, word);
+        return;
+    }
+    om_buf_puts(b, "'");
+    for (const char *p = word; *p != '\0'; p++) {
+        if (*p == '\'') {
+            om_buf_puts(b, "'\\''");
+        } else {
+            om_buf_add(b, p, 1);
+        }
+    }
+    om_buf_puts(b, "'");
+}
+
 char *om_buf_take(om_buf *b) {
     char *data = b->data;
     if (b->failed) {

@@ -20,6 +20,9 @@ void om_buf_puts(om_buf *b, const char *s);
 void om_buf_printf(om_buf *b, const char *fmt, ...) OM_PRINTF(2, 3);
 void om_buf_release(om_buf *b);
 
+/** Append a word for the shell: as it is when harmless, else in single quotes. */
+void om_buf_put_word(om_buf *b, const char *word);
+
 /** Hand the text over: owned by the caller (om_free), "" when nothing was appended, NULL when
  * memory ran out. */
 char *om_buf_take(om_buf *b);

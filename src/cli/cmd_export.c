@@ -39,7 +39,7 @@ const om_command om_cmd_export = {
     .summary = "write an allocation as a recipe for another tool",
     .details = "For those who want to quantize with llama-quantize or mlx-lm itself.",
     .examples = "  optimum export allocation.json --to llama.cpp -o types.txt\n"
-                "  optimum export allocation.json --to mlx -o types.py\n",
+                "  optimum export allocation.json --to mlx -o mlx_types.py\n",
     .options = options,
     .n_options = OM_COUNT(options),
     .args_size = sizeof(args),
