@@ -3,16 +3,15 @@
  *   robust_tool write OUT [NAME=VALUE]...   arch, type (f32, bf16 ...), layers, embd, ff, head,
  *                                           head_dim, head_kv, expert, used, vocab, tied, no_bos,
  *                                           sparse (the data is a hole in the file)
- *   robust_tool edit IN OUT [OP]...
- *       u32:KEY=V  f32:KEY=V  str:KEY=V  drop:KEY     metadata
- *       fill:TENSOR=V  row:TENSOR=V  one:TENSOR=V     all values, the first row, the last value
- *       type:TENSOR=TYPE                              all values zero
- *       remove:TENSOR  rename:OLD=NEW  new:TENSOR=N0[xN1]    (F32, all values 0.01)
- *   robust_tool flip FILE OFFSET BIT        in place
- *   robust_tool memory anon|all MIB COMMAND...   run; its exit code, or 125 when its memory was
- * once above MIB; the most is the last line on standard error robust_tool signal NUMBER MS [after
- * FILE] COMMAND...   run, send the signal after MS milliseconds (once FILE exists); exit code as a
- * shell gives it, 124 when it takes more than 2 s to end
+ *   robust_tool write-hf DIR [NAME=VALUE]... model (qwen3, qwen3_moe), dtype, layers, embd, ff,
+ * head, head_dim, head_kv, vocab, expert, untied, sparse robust_tool edit IN OUT [OP]... u32:KEY=V
+ * f32:KEY=V  str:KEY=V  drop:KEY     metadata fill:TENSOR=V  row:TENSOR=V  one:TENSOR=V     all
+ * values, the first row, the last value type:TENSOR=TYPE                              all values
+ * zero remove:TENSOR  rename:OLD=NEW  new:TENSOR=N0[xN1]    (F32, all values 0.01) robust_tool flip
+ * FILE OFFSET BIT        in place robust_tool memory anon|all MIB COMMAND...   run; its exit code,
+ * or 125 when its memory was once above MIB; the most is the last line on standard error
+ * robust_tool signal NUMBER MS [after FILE] COMMAND...   run, send the signal after MS milliseconds
+ * (once FILE exists); exit code as a shell gives it, 124 when it takes more than 2 s to end
  *
  * Reads and writes with ggml's own functions: the damage is what another tool would make.
  */
@@ -30,6 +29,7 @@
 #include <ggml.h>
 #include <gguf.h>
 
+#include "tiny_hf.h"
 #include "tiny_model.h"
 
 enum { MAX_TENSORS = 512 };
@@ -97,6 +97,46 @@ static void write_model(const char *path, char **args, int n) {
         }
     }
     om_tiny_model_write_with(path, &o);
+}
+
+/* ---- write-hf ---- */
+
+static void write_directory(const char *path, char **args, int n) {
+    om_tiny_hf_options o = { 0 };
+    int untied = 0, sparse = 0;
+    struct {
+        const char *name;
+        int *to;
+    } numbers[] = {
+        { "layers", &o.n_layer }, { "embd", &o.n_embd },       { "ff", &o.n_ff },
+        { "head", &o.n_head },    { "head_kv", &o.n_head_kv }, { "head_dim", &o.head_dim },
+        { "vocab", &o.n_vocab },  { "expert", &o.n_expert },   { "untied", &untied },
+        { "sparse", &sparse },
+    };
+    for (int i = 0; i < n; i++) {
+        char *value = strchr(args[i], '=');
+        bool known = false;
+        if (value == NULL) {
+            die("expected NAME=VALUE", args[i]);
+        }
+        *value++ = '\0';
+        if (strcmp(args[i], "model") == 0 || strcmp(args[i], "dtype") == 0) {
+            *(args[i][0] == 'm' ? &o.model_type : &o.dtype) = value;
+            known = true;
+        }
+        for (size_t k = 0; k < sizeof numbers / sizeof numbers[0]; k++) {
+            if (strcmp(args[i], numbers[k].name) == 0) {
+                *numbers[k].to = number(value);
+                known = true;
+            }
+        }
+        if (!known) {
+            die("unknown option", args[i]);
+        }
+    }
+    o.untied = untied != 0;
+    o.sparse = sparse != 0;
+    om_tiny_hf_write(path, &o);
 }
 
 /* ---- edit ---- */
@@ -344,6 +384,8 @@ static int watch_memory(bool anonymous, long mib, char **command) {
 int main(int argc, char **argv) {
     if (argc >= 3 && strcmp(argv[1], "write") == 0) {
         write_model(argv[2], argv + 3, argc - 3);
+    } else if (argc >= 3 && strcmp(argv[1], "write-hf") == 0) {
+        write_directory(argv[2], argv + 3, argc - 3);
     } else if (argc >= 4 && strcmp(argv[1], "edit") == 0) {
         edit(argv[2], argv[3], argv + 4, argc - 4);
     } else if (argc == 5 && strcmp(argv[1], "flip") == 0) {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <ggml.h>
 
@@ -132,10 +133,15 @@ static void write_weights(const char *dir, const tiny *t) {
         die("cannot write", path);
     }
     om_free(header);
+    int64_t bytes = (int64_t) size;
     for (int i = 0; i < t->n; i++) {
-        write_tensor(file, t, &t->tensors[i]);
+        const om_st_tensor *st = &t->tensors[i];
+        bytes += st->shape[0] * (st->n_dims == 2 ? st->shape[1] : 1) * om_st_dtype_bytes(t->dtype);
+        if (!t->o.sparse) {
+            write_tensor(file, t, st);
+        }
     }
-    if (fclose(file) != 0) {
+    if (fclose(file) != 0 || (t->o.sparse && truncate(path, (off_t) bytes) != 0)) {
         die("cannot write", path);
     }
 }

@@ -18,6 +18,7 @@ typedef struct om_tiny_hf_options {
     int n_expert;           /* qwen3_moe: (4) */
     bool untied;            /* with an lm_head */
     bool no_tokenizer;
+    bool sparse;        /* the data is a hole in the file: all zero */
     float scale;        /* of all weights (1) */
     const char *nan_at; /* the third value of the sixth row of this tensor is a NaN */
 } om_tiny_hf_options;
