@@ -1,5 +1,6 @@
 /* The verb: options -> reference (running or stored) -> judgement -> eval.json and text for people.
  */
+#include <math.h>
 #include <string.h>
 
 #include "base/buf.h"
@@ -28,6 +29,27 @@ static void add_speed(om_buf *b, const om_evaluation *e) {
     om_buf_printf(b, "memory     %s while running, %s on %s\n",
                   om_format_bytes(memory, (double) e->peak_memory_bytes, false), e->runtime,
                   e->device);
+}
+
+static void add_probe(om_buf *b, const om_evaluation *e) {
+    if (e->probe_tokens > 0) {
+        om_buf_printf(b, "agreement  perplexity of the first %d tokens: %.4f by %s, %.4f here\n",
+                      e->probe_tokens, e->probe_ppl_runtime, e->runtime, e->probe_ppl);
+    }
+}
+
+/* The runtime's arithmetic explains a few percent; a wrong rotation or a tensor in a wrong place
+ * more. */
+static const double max_disagreement = 0.05;
+
+static void warn_of_probe(const om_evaluation *e, const om_env *env) {
+    if (e->probe_tokens > 0 &&
+        !(fabs(e->probe_ppl_runtime - e->probe_ppl) <= max_disagreement * e->probe_ppl)) {
+        om_log(env, OM_LOG_WARN,
+               "%s does not compute what was judged here: perplexity %.4f instead of %.4f on the "
+               "first %d tokens; does its config.json say all that mlx_lm needs?",
+               e->runtime, e->probe_ppl_runtime, e->probe_ppl, e->probe_tokens);
+    }
 }
 
 enum { FEW_LAYERS = 12 }; /* shown to everybody; more are for --verbose */
@@ -78,6 +100,7 @@ static char *describe(const om_evaluation *e) {
     om_buf_printf(&b, "size       %s, %.3f bits per weight\n",
                   om_format_bytes(size, (double) e->file_bytes, false), e->bpw);
     add_speed(&b, e);
+    add_probe(&b, e);
     om_buf_printf(&b, "scored     %lld tokens (%s), %d windows of %d\n", (long long) e->tokens,
                   e->score, e->n_chunks, e->n_ctx);
     return om_buf_take(&b);
@@ -229,18 +252,18 @@ static char *scratch_folder(const om_eval_options *o) {
 static om_status judge_model(om_evaluation *e, om_reference *ref, const om_eval_options *o,
                              const char *scratch, const om_env *env, om_error *err) {
     om_status status = OM_OK;
-    om_speed speed;
+    om_speed speed = { 0 };
     const om_windows *w = om_reference_windows(ref);
     const bool directory = om_hf_is_directory(o->model);
     /* a reference that was stored meanwhile has no GGUF any more, but the one it was made of */
     const bool like = !om_hf_is_directory(o->reference) && !om_refile_is(o->reference);
-    const om_judge_options jo = { .score = o->score,
-                                  .n_gpu_layers = o->n_gpu_layers,
-                                  .exact = o->exact,
-                                  .speed = !o->no_speed,
-                                  .like = like ? o->reference : NULL,
-                                  .scratch = scratch,
-                                  .routing = true };
+    om_judge_options jo = { .score = o->score,
+                            .n_gpu_layers = o->n_gpu_layers,
+                            .exact = o->exact,
+                            .speed = !o->no_speed,
+                            .like = like ? o->reference : NULL,
+                            .scratch = scratch,
+                            .routing = true };
     if (o->with != NULL) {
         OM_TRY(om_mlx_speed_measure(&speed, o->model, w->tokens, w->n_tokens, env, err));
     } else if (directory && !o->no_speed) {
@@ -249,9 +272,11 @@ static om_status judge_model(om_evaluation *e, om_reference *ref, const om_eval_
                "times the real thing",
                o->model);
     }
+    jo.probe = speed.probe_tokens;
     OM_TRY(om_judge(e, ref, o->model, &jo, env, err));
     if (o->with != NULL) {
         om_evaluation_set_speed(e, &speed);
+        warn_of_probe(e, env);
     }
 out:
     return status;

@@ -1,6 +1,7 @@
 /* eval.json: om_evaluation <-> JSON. Schema in docs/formats.md. */
 #include "eval/evaluation.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -18,6 +19,7 @@ void om_evaluation_set_speed(om_evaluation *e, const om_speed *speed) {
     e->decode_tok_s = speed->decode_tok_s;
     e->ttft_s = speed->ttft_s;
     e->peak_memory_bytes = speed->memory_bytes;
+    e->probe_ppl_runtime = e->probe_tokens > 0 && isfinite(speed->probe_ppl) ? speed->probe_ppl : 0;
 }
 
 /* ---- writing ---- */
@@ -48,6 +50,14 @@ static om_json *speed_object(const om_evaluation *e) {
     om_json_set_f64(o, "prefill_tok_s", e->prefill_tok_s);
     om_json_set_f64(o, "decode_tok_s", e->decode_tok_s);
     om_json_set_f64(o, "ttft_s", e->ttft_s);
+    return o;
+}
+
+static om_json *probe_object(const om_evaluation *e) {
+    om_json *o = om_json_object();
+    om_json_set_i64(o, "tokens", e->probe_tokens);
+    om_json_set_f64(o, "ppl", e->probe_ppl);
+    om_json_set_f64(o, "ppl_runtime", e->probe_ppl_runtime);
     return o;
 }
 
@@ -92,6 +102,9 @@ om_json *om_evaluation_to_json(const om_evaluation *e) {
     om_json_set_f64(doc, "bpw", e->bpw);
     if (e->container == OM_CONTAINER_GGUF || e->prefill_tok_s > 0.0) {
         om_json_set(doc, "speed", speed_object(e));
+    }
+    if (e->probe_tokens > 0) {
+        om_json_set(doc, "probe", probe_object(e));
     }
     om_json_set_i64(doc, "peak_memory_bytes", e->peak_memory_bytes);
     return doc;
@@ -170,6 +183,20 @@ static om_status get_speed(om_evaluation *e, const om_node *root, om_error *err)
     OM_TRY(get_amount(&e->prefill_tok_s, &speed, "prefill_tok_s", err));
     OM_TRY(get_amount(&e->decode_tok_s, &speed, "decode_tok_s", err));
     OM_TRY(get_amount(&e->ttft_s, &speed, "ttft_s", err));
+out:
+    return status;
+}
+
+static om_status get_probe(om_evaluation *e, const om_node *root, om_error *err) {
+    om_status status = OM_OK;
+    om_node probe;
+    if (!om_node_has(root, "probe")) {
+        return OM_OK;
+    }
+    OM_TRY(om_node_object(&probe, root, "probe", err));
+    OM_TRY(om_node_int(&e->probe_tokens, &probe, "tokens", 1, INT32_MAX, err));
+    OM_TRY(get_amount(&e->probe_ppl, &probe, "ppl", err));
+    OM_TRY(get_amount(&e->probe_ppl_runtime, &probe, "ppl_runtime", err));
 out:
     return status;
 }
@@ -259,6 +286,7 @@ static om_status from_json(om_evaluation **out, const om_json *doc, const char *
     OM_TRY(get_container(&e->container, &root, err));
     OM_TRY(get_numbers(e, &root, err));
     OM_TRY(get_speed(e, &root, err));
+    OM_TRY(get_probe(e, &root, err));
     OM_TRY(get_routing(&e->routing, &root, err));
     *out = e;
     e = NULL;

@@ -25,7 +25,10 @@ typedef struct om_evaluation {
     char device[64];
     double prefill_tok_s, decode_tok_s, ttft_s; /* 0 not measured */
     int64_t peak_memory_bytes;
-    om_routing routing; /* no layers: a dense model, or not measured */
+    int probe_tokens; /* first tokens that the runtime was asked to predict as well; 0: it was not
+                       */
+    double probe_ppl, probe_ppl_runtime; /* of them, here and there; 0: not finite */
+    om_routing routing;                  /* no layers: a dense model, or not measured */
 } om_evaluation;
 
 /** Take over what was timed. */

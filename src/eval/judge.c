@@ -7,6 +7,7 @@
  */
 #include "eval/judge.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -45,6 +46,8 @@ typedef struct judging {
     om_agreement agreement;
     int first; /* scored from this position on */
     int n_vocab;
+    int probe; /* tokens of the first window whose loss is wanted alone */
+    double probe_nll;
 } judging;
 
 static om_status non_finite(om_error *err, const judging *j, int window, int pos, bool reference) {
@@ -63,6 +66,24 @@ static bool row_is_finite(const float *row, int n_vocab) {
         }
     }
     return true;
+}
+
+/* After the block was scored, so that all its logits are finite. */
+static om_status add_probe(judging *j, const float *rows, int pos, int n, const int32_t *labels,
+                           om_error *err) {
+    om_row_score score;
+    float *scratch = om_calloc((size_t) j->n_vocab, sizeof *scratch);
+    if (scratch == NULL) {
+        return om_fail_nomem(err, (size_t) j->n_vocab * sizeof *scratch);
+    }
+    for (int i = 0; i < n && pos + i < j->probe; i++) {
+        const float *row = rows + (int64_t) i * j->n_vocab;
+        if (om_score_row(&score, row, row, j->n_vocab, labels[i], scratch)) {
+            j->probe_nll += score.nll;
+        }
+    }
+    om_free(scratch);
+    return OM_OK;
 }
 
 static om_status judge_block(judging *j, int window, int pos, int n, om_error *err) {
@@ -90,6 +111,10 @@ static om_status judge_block(judging *j, int window, int pos, int n, om_error *e
     if (status == OM_E_NUMERIC) {
         const bool reference = !row_is_finite(ref_rows + bad * j->n_vocab, j->n_vocab);
         status = non_finite(err, j, window, pos + first_out + (int) bad, reference);
+    }
+    OM_TRY(status);
+    if (window == 0 && j->first == 0 && pos < j->probe) {
+        OM_TRY(add_probe(j, rows, pos, n, tokens + 1, err));
     }
 out:
     return status;
@@ -143,6 +168,10 @@ static void fill(om_evaluation *e, judging *j, const char *score) {
     e->kld_max = s.kld_max;
     e->top1_agreement = s.top1_agreement;
     e->routing = om_agreement_summary(&j->agreement);
+    if (j->probe > 0 && j->first == 0 && j->probe < w->n_tokens) {
+        e->probe_tokens = j->probe;
+        e->probe_ppl = exp(j->probe_nll / j->probe);
+    }
 }
 
 om_status om_judge_runtime(om_evaluation *out, om_reference *ref, om_runtime *model,
@@ -151,7 +180,8 @@ om_status om_judge_runtime(om_evaluation *out, om_reference *ref, om_runtime *mo
     judging j = { .ref = ref,
                   .model = model,
                   .windows = om_reference_windows(ref),
-                  .n_vocab = om_reference_n_vocab(ref) };
+                  .n_vocab = om_reference_n_vocab(ref),
+                  .probe = o->probe };
     OM_TRY(om_score_start(&j.first, o->score, j.windows->n_tokens, err));
     OM_TRY(check_vocabulary(&j, err));
     j.pool = om_pool_new(om_n_threads(env));

@@ -19,6 +19,8 @@ typedef struct om_judge_options {
     const char *scratch; /* as in om_unpack_options */
     bool quiet;          /* no progress */
     bool routing;        /* compare the choices of experts too, of a mixture */
+    int probe; /* also the perplexity of the first so many tokens predicted (score "all", first
+                  window): probe_ppl */
 } om_judge_options;
 
 /** Score a GGUF, or a directory for mlx-lm. *out is filled (label stays empty); outs untouched on

@@ -2,6 +2,7 @@
 #include "eval/mlx_speed.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,7 @@ static om_json *request(const char *dir, const int32_t *tokens, int n) {
     }
     om_json_set_str(o, "model", dir);
     om_json_set(o, "prompt", prompt);
+    om_json_set_i64(o, "probe", n < PROMPT ? n : PROMPT);
     om_json_set_i64(o, "answer", ANSWER);
     om_json_set_i64(o, "seconds", SECONDS);
     return o;
@@ -115,6 +117,11 @@ static om_status read_answer(om_speed *s, const om_node *root, const om_env *env
     OM_TRY(om_node_int(&n_prompt, root, "prompt_tokens", 1, PROMPT, err));
     OM_TRY(om_node_int(&n_answer, root, "answer_tokens", 1, ANSWER, err));
     OM_TRY(om_node_bool(&f32, root, "f32", err));
+    OM_TRY(om_node_int(&s->probe_tokens, root, "probe_tokens", 0, PROMPT - 1, err));
+    s->probe_ppl = HUGE_VAL;
+    if (om_node_has(root, "probe_ppl")) {
+        OM_TRY(om_node_f64(&s->probe_ppl, root, "probe_ppl", err));
+    }
     if (n_prompt < PROMPT || n_answer < ANSWER) {
         om_log(env, OM_LOG_WARN,
                "mlx_lm is slow here: timed with a prompt of %d tokens and %d after it instead of "

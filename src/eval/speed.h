@@ -13,6 +13,8 @@ typedef struct om_speed {
     int64_t memory_bytes; /* growth of this process and of the device while it runs; 0 unknown */
     char runtime[64];     /* what ran it: "llama.cpp", "mlx_lm 0.32.2" */
     char device[64];
+    int probe_tokens; /* mlx_lm: predicted by it, of the first window from its start; 0: none */
+    double probe_ppl; /* with this perplexity */
 } om_speed;
 
 /** Load with llama.cpp's own defaults (repacked weights, F16 cache) and time it: one warm-up, then

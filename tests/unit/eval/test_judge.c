@@ -421,6 +421,9 @@ static void evaluation_survives_the_file(void **state) {
     snprintf(e.score, sizeof(e.score), "all");
     snprintf(e.device, sizeof(e.device), "CPU");
     snprintf(e.runtime, sizeof(e.runtime), "mlx_lm 0.32.2");
+    e.probe_tokens = 300;
+    e.probe_ppl = 7.0;
+    e.probe_ppl_runtime = 7.25;
     om_evaluation *back = NULL;
     om_error err = { 0 };
     for (int c = 0; c < OM_CONTAINER_COUNT; c++) {
@@ -463,6 +466,30 @@ static void evaluation_survives_the_file(void **state) {
         assert_int_equal(om_evaluation_read(&back, path("bad.json"), &err), OM_E_FORMAT);
         assert_null(back);
     }
+}
+
+/* The first tokens alone: all of them are the perplexity, fewer are what a shorter text gives. */
+static void first_tokens_alone(void **state) {
+    (void) state;
+    om_reference_options o = reference_options("f32.gguf", "text.txt");
+    o.n_chunks = 1;
+    om_judge_options jo = { .probe = N_CTX - 1 };
+    om_reference *ref = open_reference(&o);
+    om_evaluation e = judge(ref, "q4.gguf", &jo);
+    assert_int_equal(e.probe_tokens, N_CTX - 1);
+    assert_true(fabs(e.probe_ppl - e.ppl) < 1e-6 * e.ppl);
+    jo.probe = 9;
+    const om_evaluation few = judge(ref, "q4.gguf", &jo);
+    jo = (om_judge_options){ .probe = 9, .score = "second-half" };
+    assert_int_equal(judge(ref, "q4.gguf", &jo).probe_tokens, 0);
+    om_reference_free(ref);
+    o.n_ctx = 10;
+    ref = open_reference(&o);
+    jo = (om_judge_options){ 0 };
+    e = judge(ref, "q4.gguf", &jo);
+    assert_int_equal(e.probe_tokens, 0);
+    assert_true(fabs(few.probe_ppl - e.ppl) < 1e-5 * e.ppl);
+    om_reference_free(ref);
 }
 
 static void the_verb_writes_what_it_says(void **state) {
@@ -511,6 +538,7 @@ int main(void) {
         cmocka_unit_test(cancelling_stops),
         cmocka_unit_test(damaged_reference_files_are_refused),
         cmocka_unit_test(evaluation_survives_the_file),
+        cmocka_unit_test(first_tokens_alone),
         cmocka_unit_test(the_verb_writes_what_it_says),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

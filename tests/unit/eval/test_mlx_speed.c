@@ -50,9 +50,10 @@ static void on_log(void *ud, om_log_level level, const char *line) {
 }
 
 #define SAYS "echo '{\"schema\":\"optimum.mlx_speed/1\","
-#define NUMBERS                                                               \
-    "\"runtime\":\"mlx_lm 1.2.3\",\"device\":\"M9\",\"prefill_tok_s\":100.5," \
-    "\"decode_tok_s\":10.25,\"ttft_s\":0.5,\"peak_memory_bytes\":12345678901,"
+#define NUMBERS                                                                \
+    "\"runtime\":\"mlx_lm 1.2.3\",\"device\":\"M9\",\"prefill_tok_s\":100.5,"  \
+    "\"decode_tok_s\":10.25,\"ttft_s\":0.5,\"peak_memory_bytes\":12345678901," \
+    "\"probe_tokens\":100,\"probe_ppl\":7.5,"
 
 static om_status measure(om_speed *s, om_error *err) {
     const om_env env = { .log = on_log };
@@ -74,6 +75,7 @@ static void takes_over_what_it_says(void **state) {
     assert_string_equal(s.device, "M9");
     assert_true(s.prefill_tok_s == 100.5 && s.decode_tok_s == 10.25 && s.ttft_s == 0.5);
     assert_int_equal(s.memory_bytes, INT64_C(12345678901));
+    assert_true(s.probe_tokens == 100 && s.probe_ppl == 7.5);
     assert_int_equal(n_warnings, 0);
     char input[8192] = { 0 };
     FILE *f = fopen(om_tmpdir_path(dir, "input"), "r");
@@ -82,6 +84,7 @@ static void takes_over_what_it_says(void **state) {
     fclose(f);
     assert_non_null(strstr(input, "\"model\": \"some dir\""));
     assert_non_null(strstr(input, "\"answer\": 64"));
+    assert_non_null(strstr(input, "\"probe\": 3"));
     int commas = 0;
     for (const char *c = strchr(input, '['); *c != ']'; c++) {
         commas += *c == ',';

@@ -363,6 +363,60 @@ static void the_verb_on_a_directory(void **state) {
     }
 }
 
+static void on_log(void *ud, om_log_level level, const char *line) {
+    if (level == OM_LOG_WARN && strstr(line, "does not compute") != NULL) {
+        (*(int *) ud)++;
+    }
+}
+
+/* A program that says what mlx_lm would: the numbers go to eval.json, another perplexity is said.
+ */
+static void with_a_runtime(void **state) {
+    (void) state;
+    int n_warnings = 0;
+    const om_env logging = { .n_threads = 1, .log = on_log, .ud = &n_warnings };
+    double ppl = 1.0;
+    for (int round = 0; round < 2; round++) {
+        char script[1024];
+        om_result r = { 0 };
+        om_error err = { 0 };
+        om_evaluation *e = NULL;
+        snprintf(script, sizeof script,
+                 "#!/bin/sh\ncat >/dev/null\necho '{\"schema\":\"optimum.mlx_speed/1\","
+                 "\"runtime\":\"mlx_lm 1.2\",\"device\":\"M9\",\"prefill_tok_s\":90.0,"
+                 "\"decode_tok_s\":9.0,\"ttft_s\":0.5,\"peak_memory_bytes\":1000,"
+                 "\"prompt_tokens\":512,\"answer_tokens\":64,\"f32\":false,"
+                 "\"probe_tokens\":20,\"probe_ppl\":%.17g}'\n",
+                 ppl);
+        om_tmpdir_write(dir, "python", script, strlen(script));
+        assert_int_equal(chmod(path("python"), 0755), 0);
+        setenv("OPTIMUM_PYTHON", path("python"), 1);
+        const om_eval_options o = { .model = path("llama-4"),
+                                    .reference = path("llama.gguf"),
+                                    .text = path("text.txt"),
+                                    .out = path("e.json"),
+                                    .n_ctx = N_CTX,
+                                    .n_chunks = 1,
+                                    .with = "mlx_lm" };
+        if (om_eval(&r, &o, &logging, &err) != OM_OK) {
+            fail_msg("%s", err.text);
+        }
+        assert_non_null(strstr(r.text, "mlx_lm 1.2 on M9"));
+        assert_int_equal(om_evaluation_read(&e, path("e.json"), &err), OM_OK);
+        assert_string_equal(e->runtime, "mlx_lm 1.2");
+        assert_string_equal(e->device, "M9");
+        assert_true(e->decode_tok_s == 9.0 && e->peak_memory_bytes == 1000);
+        assert_int_equal(e->probe_tokens, 20);
+        assert_true(e->probe_ppl > 1.0 && e->probe_ppl_runtime == ppl);
+        assert_int_equal(n_warnings, 1); /* in the first round only */
+        ppl = e->probe_ppl * 1.04;
+        om_evaluation_free(e);
+        om_result_release(&r);
+    }
+    unsetenv("OPTIMUM_PYTHON");
+    nothing_is_left();
+}
+
 static void with_what_it_cannot(void **state) {
     (void) state;
     om_result r = { 0 };
@@ -396,6 +450,7 @@ int main(void) {
         cmocka_unit_test(another_model_is_refused),
         cmocka_unit_test(cancelled_at_any_time),
         cmocka_unit_test(the_verb_on_a_directory),
+        cmocka_unit_test(with_a_runtime),
         cmocka_unit_test(with_what_it_cannot),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
