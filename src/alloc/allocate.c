@@ -306,6 +306,10 @@ static om_status check_options(const om_allocate_options *o, om_error *err) {
         return om_fail(err, OM_E_ARG,
                        "unknown method '%.64s'; expected optimal, mopeq or frequency", o->method);
     }
+    if (by_experts && container_of(o) == OM_CONTAINER_MLX) {
+        return om_fail(err, OM_E_ARG, "--method %s chooses among types of GGUF: leave out --to mlx",
+                       o->method);
+    }
     if (by_experts && (has_plan(o) || o->n_tiers > 0)) {
         return om_fail(err, OM_E_ARG, "--method %s excludes --plan and --tiers", o->method);
     }
