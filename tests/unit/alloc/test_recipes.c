@@ -192,6 +192,16 @@ static void test_refusals(void **state) {
     }
 }
 
+static void test_baselines_of_gguf(void **state) {
+    (void) state;
+    om_allocation *a = NULL;
+    om_error err;
+    const om_budget budget = { .kind = OM_BUDGET_BPW, .bpw = 6 };
+    const om_allocate_options o = { .budget = budget, .method = "mopeq", .to = "mlx" };
+    assert_int_equal(allocate(&a, o, &err), OM_E_ARG);
+    assert_non_null(strstr(err.text, "types of GGUF"));
+}
+
 /* Types of the other container, and a word that is none. */
 static void test_reader(void **state) {
     (void) state;
@@ -231,6 +241,7 @@ int main(void) {
         cmocka_unit_test(test_uniform),
         cmocka_unit_test(test_optimal_beats_recipe),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_baselines_of_gguf),
         cmocka_unit_test(test_reader),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
