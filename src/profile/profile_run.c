@@ -354,6 +354,7 @@ typedef struct job {
     om_windows windows;
     om_fisher *fisher;
     om_stats *stats;
+    bool reused; /* stats are an earlier profile's, from their file */
     om_profile *p;
     char *stats_path, *checkpoint, *memo; /* memo: the windows chosen, while unfinished */
     char key[65];
@@ -489,10 +490,51 @@ out:
     return status;
 }
 
+/* Does the file hold the sums of this very work? Of a mixture it would lack the margins of the
+ * routers, so the pass is made again. */
+static bool is_same_work(const om_stats *s, const job *j) {
+    const om_profile *p = j->p;
+    if (strcmp(s->model_sha256, p->model_sha256) != 0 ||
+        strcmp(s->calib_sha256, j->windows.sha256) != 0 || s->n_windows != p->n_windows ||
+        s->window_tokens != p->window_tokens || s->tokens != p->tokens || s->seed != p->seed ||
+        s->n_tensors != j->fisher->n_weights || om_cover_experts(j->model) > 0) {
+        return false;
+    }
+    for (int i = 0; i < s->n_tensors; i++) {
+        if (om_fisher_find(j->fisher, s->tensors[i].name) < 0 || s->tensors[i].rows == NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Statistics left by an earlier profile, of GGUF's types say: what another container's types cost
+ * needs no second pass over the text. */
+static void find_statistics(job *j) {
+    om_error ignored = { 0 };
+    if (j->o->restart || !om_file_exists(j->stats_path) ||
+        om_stats_read(&j->stats, j->stats_path, &ignored) != OM_OK) {
+        return;
+    }
+    if (!is_same_work(j->stats, j)) {
+        om_stats_free(j->stats);
+        j->stats = NULL;
+        return;
+    }
+    j->reused = true;
+    om_log(j->env, OM_LOG_INFO, "%s: kept, it was measured on this model and text", j->stats_path);
+}
+
 /* The statistics, in memory. */
 static om_status collect(job *j, bool measured, om_error *err) {
     om_status status = OM_OK;
     const om_profile_options *o = j->o;
+    if (!measured) {
+        find_statistics(j);
+    }
+    if (j->reused) {
+        return OM_OK;
+    }
     if (measured) {
         OM_TRY(om_measured_moments(j->fisher, &j->windows, o->model, j->env, err));
     } else {
@@ -517,7 +559,9 @@ static om_status save(job *j, bool measured, om_error *err) {
     om_status status = OM_OK;
     const om_profile_options *o = j->o;
     OM_TRY(om_check_cancel(j->env, err));
-    OM_TRY(om_stats_write(j->stats, j->stats_path, measured, err));
+    if (!j->reused) {
+        OM_TRY(om_stats_write(j->stats, j->stats_path, measured, err));
+    }
     if (o->imatrix_out) {
         OM_TRY(om_stats_write(j->stats, o->imatrix_out, true, err));
     }
@@ -544,10 +588,16 @@ static om_status report(om_result *out, const job *j, om_error *err) {
     om_buf text = { 0 };
     char peak[32];
     om_buf_printf(&text, "profile    %s\nstatistics %s\n", j->o->out, p->stats_path);
-    om_buf_printf(
-        &text, "%d windows of %d tokens in %.1f s, costs of %d tensors in %.1f s, peak memory %s\n",
-        p->n_windows, p->window_tokens, cost->total_s, p->n_units, j->costs_s,
-        om_format_bytes(peak, (double) cost->peak_bytes, true));
+    if (j->reused) {
+        om_buf_printf(&text, "statistics of %d windows kept, costs of %d tensors in %.1f s\n",
+                      p->n_windows, p->n_units, j->costs_s);
+    } else {
+        om_buf_printf(
+            &text,
+            "%d windows of %d tokens in %.1f s, costs of %d tensors in %.1f s, peak memory %s\n",
+            p->n_windows, p->window_tokens, cost->total_s, p->n_units, j->costs_s,
+            om_format_bytes(peak, (double) cost->peak_bytes, true));
+    }
     if (j->coverage.candidates > 0) {
         om_buf_printf(
             &text,
@@ -562,6 +612,7 @@ static om_status report(om_result *out, const job *j, om_error *err) {
     om_json_set_i64(doc, "windows", p->n_windows);
     om_json_set_i64(doc, "window_tokens", p->window_tokens);
     om_json_set_i64(doc, "windows_resumed", cost->windows_resumed);
+    om_json_set_bool(doc, "statistics_kept", j->reused);
     om_json_set_f64(doc, "pass_seconds", cost->total_s);
     om_json_set_f64(doc, "forward_seconds", cost->forward_s);
     om_json_set_f64(doc, "costs_seconds", j->costs_s);
