@@ -21,13 +21,17 @@ typedef enum list_of_keys { COMMON, GEMMA2, PHI3 } list_of_keys;
 typedef struct family {
     const char *model_type;
     list_of_keys keys;
-    int64_t heads_kv; /* 0: as many as heads */
+    int64_t heads, vocab; /* 0: config.json must have them */
+    int64_t heads_kv;     /* 0: as many as heads */
     int64_t context;
     double rms_eps;
     om_rope_defaults rope;
     int64_t head_dim;      /* 0: written only when config.json has it */
     bool llama;            /* head_dim from the width; vocab_size and rope.dimension_count too */
     bool head_dim_derived; /* written even when config.json has none */
+    bool gemma;
+    /* Do the weights of a token's experts add up to 1? llama.cpp knows it of each architecture. */
+    enum { NEVER_SAID, SUM_IS_FREE, SUM_IS_ONE } expert_weights;
     int64_t experts, experts_used, expert_width, shared_width;
     int64_t window;       /* of sliding layers */
     int64_t slides_every; /* each n-th layer is a full one, the others slide; 0: none slides */
@@ -74,7 +78,8 @@ static const family families[] = {
       .experts = 60,
       .experts_used = 4,
       .expert_width = 1408,
-      .shared_width = 5632 },
+      .shared_width = 5632,
+      .expert_weights = SUM_IS_FREE },
     { .model_type = "qwen3_moe",
       .heads_kv = 4,
       .context = 32768,
@@ -82,7 +87,15 @@ static const family families[] = {
       .rope = { 1e4, 0 },
       .experts = 128,
       .experts_used = 8,
-      .expert_width = 768 },
+      .expert_width = 768,
+      .expert_weights = SUM_IS_ONE },
+    { .model_type = "olmoe",
+      .context = 4096,
+      .rms_eps = 1e-5,
+      .rope = { 1e4, 0 },
+      .experts = 64,
+      .experts_used = 8,
+      .expert_weights = SUM_IS_FREE },
     { .model_type = "gemma2",
       .keys = GEMMA2,
       .heads_kv = 4,
@@ -90,6 +103,7 @@ static const family families[] = {
       .rms_eps = 1e-6,
       .rope = { 1e4, 0 },
       .head_dim = 256,
+      .gemma = true,
       .window = 4096,
       .slides_every = 2 },
     { .model_type = "gemma3_text",
@@ -98,6 +112,18 @@ static const family families[] = {
       .rms_eps = 1e-6,
       .rope = { 1e6, 1e4 },
       .head_dim = 256,
+      .gemma = true,
+      .window = 4096,
+      .slides_every = 6 },
+    { .model_type = "gemma3",
+      .heads = 8,
+      .vocab = 262208,
+      .heads_kv = 4,
+      .context = 131072,
+      .rms_eps = 1e-6,
+      .rope = { 1e6, 1e4 },
+      .head_dim = 256,
+      .gemma = true,
       .window = 4096,
       .slides_every = 6 },
     { .model_type = "phi3", .keys = PHI3, .context = 4096, .rms_eps = 1e-5, .rope = { 1e4, 0 } },
@@ -126,6 +152,10 @@ static bool is_family(const family *f, const char *model_type) {
     return strcmp(f->model_type, model_type) == 0;
 }
 
+static bool is_gemma3(const family *f) {
+    return f->gemma && f->keys == COMMON;
+}
+
 /* What every family has. */
 typedef struct sizes {
     int64_t layers, context, width, ff, heads, heads_kv, vocab;
@@ -136,12 +166,20 @@ typedef struct sizes {
 
 static om_status read_sizes(sizes *s, const family *f, const om_config *c, om_error *err) {
     om_status status = OM_OK;
-    *s = (sizes){ .context = f->context, .head_dim = f->head_dim, .rms_eps = f->rms_eps };
+    *s = (sizes){ .context = f->context,
+                  .heads = f->heads,
+                  .vocab = f->vocab,
+                  .head_dim = f->head_dim,
+                  .rms_eps = f->rms_eps };
     OM_TRY(om_config_i64(&s->layers, c, "num_hidden_layers", 1, 100000, err));
     OM_TRY(om_config_i64(&s->width, c, "hidden_size", 1, INT32_MAX, err));
     OM_TRY(om_config_i64(&s->ff, c, "intermediate_size", 1, INT32_MAX, err));
-    OM_TRY(om_config_i64(&s->heads, c, "num_attention_heads", 1, INT32_MAX, err));
-    OM_TRY(om_config_i64(&s->vocab, c, "vocab_size", 1, INT32_MAX, err));
+    if (f->heads == 0 || om_config_find(c, "num_attention_heads") != NULL) {
+        OM_TRY(om_config_i64(&s->heads, c, "num_attention_heads", 1, INT32_MAX, err));
+    }
+    if (f->vocab == 0 || om_config_find(c, "vocab_size") != NULL) {
+        OM_TRY(om_config_i64(&s->vocab, c, "vocab_size", 1, INT32_MAX, err));
+    }
     s->heads_kv =
         f->heads_kv > 0 && !om_config_is_null(c, "num_key_value_heads") ? f->heads_kv : s->heads;
     OM_TRY(om_config_get_i64(&s->heads_kv, c, "num_key_value_heads", 1, INT32_MAX, err));
@@ -207,7 +245,7 @@ static om_status check_sliding(const family *f, const om_config *c, om_error *er
     if (sliding && f->slides_every == 0) {
         OM_TRY(om_hf_refuse(err, "config.json: use_sliding_window in a %s", f->model_type));
     }
-    if (is_family(f, "gemma3_text")) {
+    if (is_gemma3(f)) {
         OM_TRY(om_config_get_i64(&every, c, "_sliding_window_pattern", 0, INT32_MAX, err));
         OM_TRY(om_config_get_i64(&every, c, "sliding_window_pattern", 0, INT32_MAX, err));
         if (every != f->slides_every) {
@@ -232,10 +270,37 @@ static om_status check_query_scale(const sizes *s, int64_t layers_27b, const om_
     return status;
 }
 
+/* Variants of a family that transformers has and llama.cpp has not. */
+static om_status check_variants(const family *f, const om_config *c, om_error *err) {
+    om_status status = OM_OK;
+    const char *key = f->gemma ? "hidden_activation" : "hidden_act";
+    const char *expected = f->gemma ? "gelu_pytorch_tanh" : "silu", *found = expected;
+    const om_node *holder = om_config_find(c, key);
+    double rotated = 1;
+    if (holder != NULL) {
+        OM_TRY(om_node_str(&found, holder, key, err));
+    }
+    if (strcmp(found, expected) != 0) {
+        OM_TRY(om_hf_refuse(err, "config.json: %s \"%.40s\", llama.cpp runs %s with %s", key, found,
+                            f->model_type, expected));
+    }
+    OM_TRY(om_config_get_f64(&rotated, c, "partial_rotary_factor", err));
+    if (f->keys != PHI3 && rotated < 1) {
+        OM_TRY(om_hf_refuse(err, "config.json: partial_rotary_factor %g in a %s", rotated,
+                            f->model_type));
+    }
+    if (om_config_find(c, "clip_qkv") != NULL) {
+        OM_TRY(om_hf_refuse(err, "config.json: clip_qkv in a %s", f->model_type));
+    }
+out:
+    return status;
+}
+
 /* A mixture in every layer is the only arrangement that the architectures have. */
-static om_status check_every_layer_mixed(const om_config *c, om_error *err) {
+static om_status check_experts(const family *f, const om_config *c, om_error *err) {
     om_status status = OM_OK;
     int64_t step = 1;
+    bool norm = false;
     size_t n_dense = 0;
     om_node array;
     const om_node *holder = om_config_find(c, "mlp_only_layers");
@@ -245,6 +310,11 @@ static om_status check_every_layer_mixed(const om_config *c, om_error *err) {
     }
     if (step != 1 || n_dense > 0) {
         OM_TRY(om_hf_refuse(err, "config.json: layers without experts among layers with them"));
+    }
+    OM_TRY(om_config_get_bool(&norm, c, "norm_topk_prob", err));
+    if (f->expert_weights != NEVER_SAID && norm != (f->expert_weights == SUM_IS_ONE)) {
+        OM_TRY(om_hf_refuse(err, "config.json: norm_topk_prob %s, llama.cpp runs %s with %s",
+                            norm ? "true" : "false", f->model_type, norm ? "false" : "true"));
     }
 out:
     return status;
@@ -260,7 +330,7 @@ static om_status put_experts(om_pairs *pairs, const family *f, const om_config *
     OM_TRY(om_config_get_i64(&used, c, "num_experts_per_tok", 1, INT32_MAX, err));
     om_pairs_u32(pairs, "%s.expert_count", (uint32_t) n);
     om_pairs_u32(pairs, "%s.expert_used_count", (uint32_t) used);
-    OM_TRY(check_every_layer_mixed(c, err));
+    OM_TRY(check_experts(f, c, err));
     if (f->expert_width > 0) {
         int64_t width = f->expert_width;
         OM_TRY(om_config_get_i64(&width, c, "moe_intermediate_size", 1, INT32_MAX, err));
@@ -316,7 +386,7 @@ static om_status put_gemma3(om_pairs *pairs, const family *f, const sizes *s, co
     OM_TRY(om_config_get_f64(&attention_cap, c, "attn_logit_softcapping", err));
     OM_TRY(om_config_get_f64(&cap, c, "final_logit_softcapping", err));
     if (attention_cap > 0) {
-        OM_TRY(om_hf_refuse(err, "config.json: attn_logit_softcapping in a gemma3_text"));
+        OM_TRY(om_hf_refuse(err, "config.json: attn_logit_softcapping in a Gemma 3"));
     }
     if (cap > 0) {
         om_pairs_f32(pairs, "%s.final_logit_softcapping", (float) cap);
@@ -389,7 +459,7 @@ static om_status put_family(om_hf_metadata *out, om_pairs *pairs, const family *
         break;
     }
     OM_TRY(put_common(out, pairs, f, s, c, err));
-    if (is_family(f, "gemma3_text")) {
+    if (is_gemma3(f)) {
         OM_TRY(put_gemma3(pairs, f, s, c, err));
     } else if (is_family(f, "gpt_oss")) {
         OM_TRY(put_window(pairs, f->window, c, err));
@@ -413,6 +483,7 @@ om_status om_hf_metadata_make(om_hf_metadata *out, om_pairs *pairs, const char *
     OM_TRY(om_config_init(&c, config, file, err));
     OM_TRY(read_sizes(&s, f, &c, err));
     OM_TRY(check_sliding(f, &c, err));
+    OM_TRY(check_variants(f, &c, err));
     OM_TRY(put_family(out, pairs, f, &s, &c, err));
     out->vocab_size = s.vocab;
     if (pairs->bytes.failed) {

@@ -81,6 +81,14 @@ om_status om_spm_parse(om_vocab *v, const void *data, size_t size, const char *n
 om_status om_tokenizer_spm(om_pairs *pairs, const om_tokenizer_files *files, int64_t n_vocab,
                            bool phi3, om_error *err) OM_WARN_UNUSED;
 
+/* ---- SentencePiece without its model (tokenizer_chars.c) ---- */
+
+/** Is it BPE over characters with bytes to fall back on? false without a document. */
+bool om_tokenizer_is_chars(const om_json *tokenizer);
+/** model, pre, add_space_prefix, tokens, scores, token_type from tokenizer.json. */
+om_status om_tokenizer_chars(om_pairs *pairs, const om_tokenizer_files *files, int64_t n_vocab,
+                             om_error *err) OM_WARN_UNUSED;
+
 /* ---- special tokens and chat template (tokenizer_special.c) ---- */
 
 typedef struct om_special_options {

@@ -42,6 +42,10 @@ static const struct {
       "qwen35", ANY },
     { "split " CASED(CONTRACTIONS "?") "|\\p{N}{1,3}|" MARKS_SLASH "|" SPACES " bytes", "gpt-4o",
       ANY },
+    { "split [\\r\\n] split \\s?\\p{L}+ split \\s?\\p{P}+ "
+      "split [\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-\xe4\xb8\x80\xea\xb0\x80-\xed\x9f\xbf]+ "
+      "digits bytes", /* ranges 4E00-9FA5, 0800-4E00, AC00-D7FF */
+      "deepseek-coder", ANY },
     { "split " CASED("") "|\\p{N}|" MARKS_SLASH "|" SPACES " bytes", "tekken", ANY },
 };
 

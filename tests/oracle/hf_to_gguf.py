@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
-"""Helper of hf_to_gguf.sh: llama.cpp's own converter, small models for it, and the comparison.
+"""Helper of hf_to_gguf.sh: small models, llama.cpp's own converter, and the comparison.
 
-  hf_to_gguf.py models DIR SHARED             a small model of each family, from seeds
-  hf_to_gguf.py convert LLAMA.CPP DIR OUT     convert_hf_to_gguf.py; --pre NAME: do not recognise by hash
-  hf_to_gguf.py compare LLAMA.CPP OURS THEIRS every pair of the architecture and tokenizer, every tensor's bytes
+  hf_to_gguf.py models DIR SHARED                      a small model of each family, from seeds
+  hf_to_gguf.py check LLAMA.CPP PROGRAM WORK DIR…      ours of each directory against the converter's
+  hf_to_gguf.py compare LLAMA.CPP OURS THEIRS          two files: every pair of the architecture and of the
+                                                       tokenizer, every tensor's bytes
 """
 import argparse
+import contextlib
 import fnmatch
+import io
 import json
+import logging
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,19 +50,24 @@ MODELS = [
     ("qwen2", "qwen2", dict(rope_parameters=YARN), "bpe", "bfloat16"),
     ("qwen2-padded", "qwen2", dict(vocab_size=16500), "bpe", "float16"),
     ("qwen3", "qwen3", dict(head_dim=32, rope_parameters=dict(YARN, attention_factor=1.25)), "bpe", "bfloat16"),
-    ("qwen3-moe", "qwen3_moe", dict(EXPERTS, head_dim=32, rope_parameters=dict(rope_type="linear", factor=2.0)),
+    ("qwen3-moe", "qwen3_moe", dict(EXPERTS, head_dim=32, norm_topk_prob=True, rope_parameters=dict(rope_type="linear", factor=2.0)),
      "bpe", "bfloat16"),
     ("qwen2-moe", "qwen2_moe", EXPERTS, "bpe", "bfloat16"),
     ("gemma2", "gemma2", dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=64), "spm", "bfloat16"),
     ("gemma3", "gemma3_text", dict(head_dim=16, query_pre_attn_scalar=16, num_hidden_layers=7, sliding_window=64),
      "spm", "bfloat16"),
+    ("gemma3-vision", "gemma3", dict(), "spm", "bfloat16"),
+    ("olmoe", "olmoe", dict(EXPERTS, num_key_value_heads=4), "bpe", "bfloat16"),
     ("phi3", "phi3", dict(), "spm", "bfloat16"),
     ("phi3-long", "phi3", dict(rope_parameters=LONGROPE, original_max_position_embeddings=128, sliding_window=256),
      "spm", "float16"),
-    ("phi3-bpe", "phi3", dict(partial_rotary_factor=0.5), "gpt2class", "bfloat16"),
+    ("phi4", "phi3", dict(partial_rotary_factor=0.5), "gpt2class", "bfloat16"),
     ("gpt-oss", "gpt_oss", dict(EXPERTS, head_dim=32, sliding_window=64,
                                 rope_parameters=dict(YARN, truncate=False)), "bpe", "bfloat16"),
 ]
+
+# SentencePiece of these without the model's own file.
+CHARS = ["llama-spm", "mistral", "gemma2"]
 
 # The configurations of the same model as transformers 4 wrote them.
 LEGACY = ["llama", "llama-rope", "qwen2", "qwen3-moe", "gemma3", "phi3-long", "gpt-oss"]
@@ -78,7 +88,8 @@ def train_spm(path, text):
     sentencepiece.SentencePieceTrainer.train(
         input=str(text), model_prefix=str(path.with_suffix("")), vocab_size=SPM - 12, model_type="bpe",
         byte_fallback=True, num_threads=1, minloglevel=2, user_defined_symbols=["<mark>"], input_sentence_size=2000,
-        control_symbols=["<|ctl|>"], shuffle_input_sentence=False,
+        control_symbols=["<|ctl|>"], shuffle_input_sentence=False, normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
     )
 
 
@@ -93,11 +104,32 @@ def write_spm(folder, spm, past_the_end):
     if past_the_end:
         decoder[str(SPM + 3)] = dict(content="past the end", special=True)
     config = dict(
-        tokenizer_class="LlamaTokenizer", bos_token="<s>", eos_token=dict(content="</s>"), unk_token="<unk>",
+        tokenizer_class="LlamaTokenizer", bos_token="<s>", eos_token=dict(__type="AddedToken", content="</s>"), unk_token="<unk>",
         pad_token="<pad>", add_bos_token=True, add_eos_token=False, added_tokens_decoder=decoder,
         chat_template=[dict(name="default", template="{{ messages }}"), dict(name="tool use", template="{{ tools }}")],
     )
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def write_chars(folder, out):
+    """The same without tokenizer.model, as transformers 5 saves it."""
+    from transformers import AutoTokenizer
+
+    shutil.copytree(folder, out)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+    for name in ("tokenizer.model", "added_tokens.json"):
+        (out / name).unlink(missing_ok=True)
+    # the ways in which published files handle spaces: Metaspace (as saved just now), Llama 2's, Gemma's
+    tokenizer = json.loads((out / "tokenizer.json").read_text())
+    replace = dict(type="Replace", pattern=dict(String=" "), content="\u2581")
+    if folder.name == "mistral":
+        tokenizer["normalizer"] = dict(type="Sequence", normalizers=[dict(type="Prepend", prepend="\u2581"), replace])
+        tokenizer["pre_tokenizer"] = None
+    elif folder.name == "gemma2":
+        tokenizer["normalizer"] = replace
+        tokenizer["pre_tokenizer"] = dict(type="Split", pattern=dict(String=" "), behavior="MergedWithPrevious",
+                                          invert=False)
+    (out / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
 def write_bpe(folder, source, kind):
@@ -152,6 +184,44 @@ def legacy(config):
     return config
 
 
+def fp8_copy(folder, out):
+    """Linear weights in E4M3 with a scale per block, as DeepSeek's and Qwen's FP8 models have them."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, out)
+    tensors, generator = load_file(folder / "model.safetensors"), torch.Generator().manual_seed(5)
+    for name in [n for n in tensors if n.endswith("_proj.weight")]:
+        rows, columns = tensors[name].shape
+        tensors[name] = (tensors[name].float() * 100).to(torch.float8_e4m3fn)
+        blocks = ((rows + 31) // 32, (columns + 47) // 48)
+        tensors[name + "_scale_inv"] = torch.rand(blocks, generator=generator) * 0.02 + 0.001
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    config = json.loads((out / "config.json").read_text())
+    config["quantization_config"] = dict(quant_method="fp8", weight_block_size=[32, 48], activation_scheme="dynamic",
+                                         fmt="e4m3")
+    (out / "config.json").write_text(json.dumps(config))
+
+
+def mxfp4_copy(folder, out):
+    """Experts in MXFP4, as gpt-oss was published."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, out)
+    tensors, generator = load_file(folder / "model.safetensors"), torch.Generator().manual_seed(6)
+    for name in [n for n in tensors if n.endswith((".gate_up_proj", ".down_proj"))]:
+        experts, columns, rows = tensors.pop(name).shape  # inputs first
+        shape = (experts, rows, columns // 32)
+        random = lambda low, high, size: torch.randint(low, high, size, generator=generator, dtype=torch.uint8)
+        tensors[name + "_blocks"] = random(0, 256, (*shape, 16))
+        tensors[name + "_scales"] = random(115, 125, shape)
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    config = json.loads((out / "config.json").read_text())
+    config["quantization_config"] = dict(quant_method="mxfp4", modules_to_not_convert=[])
+    (out / "config.json").write_text(json.dumps(config))
+
+
 def make_models(args):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -165,32 +235,54 @@ def make_models(args):
         settings = dict(BASE, **changes)
         if tokenizer == "spm":
             settings.update(vocab_size=SPM, bos_token_id=1, eos_token_id=2, pad_token_id=None)
+        if kind == "gemma3":
+            text = dict(settings, head_dim=16, query_pre_attn_scalar=16, sliding_window=64)
+            vision = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+                          image_size=28, patch_size=14)
+            settings = dict(text_config=text, vision_config=vision, mm_tokens_per_image=4)
         config = AutoConfig.for_model(kind, **settings)
         model = AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
         randomize(model, i)
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, max_shard_size="200KB" if name == "mixtral" else "1GB")
         if tokenizer == "spm":
             write_spm(folder, spm, kind != "phi3")  # Phi-3's converter would stop
         else:
             write_bpe(folder, shared / "models/ref-dense", tokenizer)
+        if name in CHARS:
+            write_chars(folder, root / (name + "-chars"))
         if name in LEGACY:
             old = root / (name + "-v4")
             shutil.copytree(folder, old)
             text = (old / "config.json").read_text()
             (old / "config.json").write_text(json.dumps(legacy(json.loads(text))))
+    fp8_copy(root / "qwen3", root / "qwen3-fp8")
+    mxfp4_copy(root / "gpt-oss", root / "gpt-oss-mxfp4")
 
 
 # ---- llama.cpp's converter
 
-def convert(args):
-    llama = Path(args.llama)
-    sys.path.insert(0, str(llama))
-    if args.pre:
-        import conversion.base
+def convert(llama, folder, out):
+    """In this process, whose start would take longer than the work."""
+    dtypes = {m[0]: m[4] for m in MODELS}
+    kind = "f32" if dtypes.get(folder.name) == "float32" else "auto"  # "auto" makes F16 of F32
+    sys.argv = [str(llama / "convert_hf_to_gguf.py"), str(folder), "--outfile", str(out), "--outtype", kind]
+    log = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except (Exception, SystemExit) as e:
+        print(f"FAIL  {folder.name}: llama.cpp's converter: {e!r}")
+        return False
+    return out.exists()
 
-        conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: args.pre
-    sys.argv = [str(llama / "convert_hf_to_gguf.py"), args.dir, "--outfile", args.out, "--outtype", args.type]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+
+def prepare_converter(llama):
+    sys.path.insert(0, str(llama))
+    import conversion.base
+
+    # it recognises a vocabulary by a hash of what it makes of a text; these have none of the known ones
+    conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "smollm"
+    logging.disable(logging.CRITICAL)
 
 
 # ---- comparison
@@ -227,6 +319,16 @@ def compare_pairs(ours, theirs, allowed):
     return failed
 
 
+def same_values(x, y):
+    """Equal bytes; MXFP4, which is BF16 here, by its values, all of which BF16 has."""
+    import gguf
+
+    if y.tensor_type == gguf.GGMLQuantizationType.MXFP4 and x.tensor_type == gguf.GGMLQuantizationType.BF16:
+        a, b = (gguf.quants.dequantize(t.data, t.tensor_type) for t in (x, y))
+        return np.array_equal(a.reshape(b.shape), b)
+    return x.tensor_type == y.tensor_type and x.data.tobytes() == y.data.tobytes()
+
+
 def compare_tensors(ours, theirs):
     failed = 0
     a, b = {t.name: t for t in ours.tensors}, {t.name: t for t in theirs.tensors}
@@ -235,27 +337,85 @@ def compare_tensors(ours, theirs):
         failed += 1
     for name in sorted(set(a) & set(b)):
         x, y = a[name], b[name]
-        if x.tensor_type != y.tensor_type or list(x.shape) != list(y.shape):
+        if list(x.shape) != list(y.shape) or not same_values(x, y):
             print(f"FAIL  tensor {name}: {x.tensor_type.name} {list(x.shape)}, theirs {y.tensor_type.name} {list(y.shape)}")
-            failed += 1
-        elif x.data.tobytes() != y.data.tobytes():
-            u, v = np.frombuffer(x.data.tobytes(), np.uint8), np.frombuffer(y.data.tobytes(), np.uint8)
-            print(f"FAIL  tensor {name}: {np.count_nonzero(u != v)} of {u.size} bytes differ")
             failed += 1
     return failed, len(a)
 
 
-def compare(args):
-    sys.path.insert(0, str(Path(args.llama) / "gguf-py"))
+def compare_files(ours_path, theirs_path, allowed=()):
     import gguf
 
-    ours, theirs = gguf.GGUFReader(args.ours), gguf.GGUFReader(args.theirs)
+    ours, theirs = gguf.GGUFReader(ours_path), gguf.GGUFReader(theirs_path)
     p, q = pairs_of(ours), pairs_of(theirs)
-    failed = compare_pairs(p, q, args.allow or [])
+    failed = compare_pairs(p, q, allowed)
     failed_tensors, n = compare_tensors(ours, theirs)
     ok = failed + failed_tensors == 0
-    print(f"{'ok    ' if ok else 'FAIL  '}{Path(args.ours).name}: {len(p)} pairs, {n} tensors")
-    sys.exit(0 if ok else 1)
+    print(f"{'ok    ' if ok else 'FAIL  '}{Path(ours_path).stem}: {len(p)} pairs, {n} tensors")
+    return ok
+
+
+def compare(args):
+    sys.path.insert(0, str(Path(args.llama) / "gguf-py"))
+    sys.exit(0 if compare_files(args.ours, args.theirs, args.allow or []) else 1)
+
+
+# ---- tokens
+
+TEXT = """The first 12345 words, and don't they'll SHOUT? I've 3 cats; 1,000,000 dogs...
+  indented    lines\twith tabs\n\n\nand blanks   at the end
+naïve façade — “quotes” Größe 你好世界 Привет, мир! こんにちは 🦙🦙 x²+y²=z²
+def f(a, b): return {"k": [a_b, 0x1F]}
+"""
+MARKED = TEXT + "<mark> and <extra> text<|im_end|> after added tokens"
+
+
+def expected_tokens(folder, text):
+    """As the library that the tokenizer was made for has them."""
+    if (folder / "tokenizer.model").exists():
+        return None  # added tokens are not SentencePiece's; compared in the folders without the model
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
+
+
+def check_tokens(program, folder, model, work):
+    # llama.cpp puts the space that starts a text after each added token too, SentencePiece's own only at the start
+    text = TEXT if folder.name.endswith("-chars") else MARKED
+    expected = expected_tokens(folder, text)
+    if expected is None:
+        return True
+    path = work / "text"
+    path.write_text(text)
+    found = subprocess.run([program, "--tokens", model, path], capture_output=True, text=True)
+    ours = [int(i) for i in found.stdout.split()]
+    if ours != expected:
+        at = next((i for i, (a, b) in enumerate(zip(ours, expected)) if a != b), min(len(ours), len(expected)))
+        print(f"FAIL  {folder.name}: token {at}: {ours[at:at + 6]}, expected {expected[at:at + 6]} {found.stderr}")
+        return False
+    print(f"ok    {folder.name}: {len(ours)} tokens")
+    return True
+
+
+def check(args):
+    llama, work = Path(args.llama), Path(args.work)
+    prepare_converter(llama)
+    failed = 0
+    for folder in map(Path, args.dirs):
+        ours, theirs = work / f"{folder.name}.gguf", work / "theirs.gguf"
+        theirs.unlink(missing_ok=True)
+        if subprocess.run([args.program, folder, ours]).returncode != 0:
+            print(f"FAIL  {folder.name}: ours")
+            failed += 1
+            continue
+        failed += not check_tokens(args.program, folder, ours, work)
+        if folder.name.endswith("-chars"):
+            continue  # the converter gives all pieces of these one score
+        allowed = ["general.file_type"] if folder.name.endswith("mxfp4") else []
+        failed += not (convert(llama, folder, theirs) and compare_files(ours, theirs, allowed))
+        if not args.keep:
+            ours.unlink()
+    sys.exit(failed > 0)
 
 
 def main():
@@ -265,12 +425,12 @@ def main():
     p.add_argument("dir")
     p.add_argument("shared")
     p.set_defaults(run=make_models)
-    p = commands.add_parser("convert")
-    for name in ("llama", "dir", "out"):
+    p = commands.add_parser("check")
+    for name in ("llama", "program", "work"):
         p.add_argument(name)
-    p.add_argument("--pre")
-    p.add_argument("--type", default="auto")
-    p.set_defaults(run=convert)
+    p.add_argument("dirs", nargs="+")
+    p.add_argument("--keep", action="store_true")
+    p.set_defaults(run=check)
     p = commands.add_parser("compare")
     for name in ("llama", "ours", "theirs"):
         p.add_argument(name)

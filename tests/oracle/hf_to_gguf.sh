@@ -21,34 +21,13 @@ helper=$source_dir/tests/oracle/hf_to_gguf.py
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 failed=0
-# check NAME DIRECTORY [options of compare]…
-check() {
-    name=$1 directory=$2
-    shift 2
-    type=auto
-    [ "$name" != llama-spm ] || type=f32 # "auto" makes F16 of it
-    "$python" "$helper" convert "$llama" "$directory" "$work/theirs.gguf" --pre smollm --type $type >"$work/log" 2>&1 || {
-        tail -n 5 "$work/log"
-        echo "FAIL  $name: llama.cpp's converter"
-        failed=1
-        return 0
-    }
-    "$program" "$directory" "$work/$name.gguf" || failed=1
-    "$python" "$helper" compare "$llama" "$work/$name.gguf" "$work/theirs.gguf" "$@" || failed=1
-    rm -f "$work/theirs.gguf"
-}
-
-mkdir "$work/models"
+mkdir "$work/models" "$work/out"
 "$python" "$helper" models "$work/models" "$shared" >"$work/log" 2>&1 || {
     tail -n 5 "$work/log"
     echo "FAIL  small models cannot be made"
     exit 1
 }
-for directory in "$work/models"/*/; do
-    name=$(basename "$directory")
-    check "$name" "$directory"
-    rm -f "$work/$name.gguf"
-done
+"$python" "$helper" check "$llama" "$program" "$work/out" "$work/models"/*/ || failed=1
 
 # ppl MODEL: of the first chunks of a text
 ppl() {
@@ -56,15 +35,17 @@ ppl() {
         sed -n 's/.*Final estimate: PPL = \([0-9.]*\).*/\1/p'
 }
 perplexity=$(tool llama-perplexity) || perplexity=
+"$python" "$helper" check --keep "$llama" "$program" "$work" "$shared/models/ref-dense" "$shared/models/ref-moe" ||
+    failed=1
 for name in ref-dense ref-moe; do
-    check $name "$shared/models/$name"
+    mv "$work/$name.gguf" "$work/ours-$name.gguf" || continue
     known=$(model $name) || continue
     # what the small converter of the shared models writes besides, and what it leaves out
-    "$python" "$helper" compare "$llama" "$work/$name.gguf" "$known" --allow general.sampling.temp \
+    "$python" "$helper" compare "$llama" "$work/ours-$name.gguf" "$known" --allow general.sampling.temp \
         --allow general.sampling.top_p --allow '*.vocab_size' --allow tokenizer.ggml.add_space_prefix \
         --allow tokenizer.ggml.eot_token_id || failed=1
     [ -n "$perplexity" ] || continue
-    ours=$(ppl "$work/$name.gguf") theirs=$(ppl "$known")
+    ours=$(ppl "$work/ours-$name.gguf") theirs=$(ppl "$known")
     if [ -n "$ours" ] && [ "$ours" = "$theirs" ]; then
         echo "ok    $name: perplexity $ours in llama.cpp with both"
     else
