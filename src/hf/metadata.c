@@ -354,12 +354,30 @@ static om_status put_window(om_pairs *pairs, int64_t fallback, const om_config *
     return status;
 }
 
+static om_status check_rope(const family *f, const om_rope *rope, om_error *err) {
+    om_status status = OM_OK;
+    double rotated = 1;
+    if (rope->has_params && om_node_has(&rope->params, "partial_rotary_factor")) {
+        OM_TRY(om_node_f64(&rotated, &rope->params, "partial_rotary_factor", err));
+    }
+    if (rotated < 1) {
+        OM_TRY(om_hf_refuse(err, "config.json: partial_rotary_factor %g in a %s", rotated,
+                            f->model_type));
+    }
+    if (is_family(f, "gpt_oss") && !rope->has_params) { /* transformers would take the 20b's */
+        OM_TRY(om_hf_refuse(err, "config.json: a gpt_oss without rope_scaling"));
+    }
+out:
+    return status;
+}
+
 static om_status put_common(om_hf_metadata *out, om_pairs *pairs, const family *f, const sizes *s,
                             const om_config *c, om_error *err) {
     om_status status = OM_OK;
     om_rope rope;
     put_sizes(pairs, s);
     OM_TRY(om_rope_read(&rope, c, &f->rope, s->context, err));
+    OM_TRY(check_rope(f, &rope, err));
     OM_TRY(om_rope_put(pairs, &rope, err));
     if (f->experts > 0) {
         OM_TRY(put_experts(pairs, f, c, err));
