@@ -221,7 +221,7 @@ static void lists_are_sorted(void **state) {
     char **names = NULL;
     int n = 0;
     for (int i = 99; i >= 0; i--) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "%02d", i);
         om_tmpdir_write(*state, name, "", 0);
     }
