@@ -135,7 +135,11 @@ static void cell_type(om_buf *out, const grid *g, const om_unit *u, const char *
         om_html_text(out, u->role);
         om_buf_puts(out, " ");
     }
-    om_html_text(out, f->name);
+    if (f->mlx == OM_MLX_AFFINE) { /* "mlx_4bit_g64" is too long for a cell */
+        om_buf_printf(out, "%d/g%d", f->bits, f->block);
+    } else {
+        om_html_text(out, f->name);
+    }
     om_buf_printf(out, "</%s>", element);
 }
 

@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "model/gguf.h"
+#include "report/verdict.h"
 
 #define MAX_BYTES ((int64_t) 1 << 62)
 
@@ -38,9 +39,7 @@ static om_status read_point(om_sweep_point *p, const om_node *node, bool named, 
     if (named) {
         const char *name = NULL;
         OM_TRY(om_node_str(&name, node, "name", err));
-        if (strncmp(name, "preset:", 7) == 0) {
-            name += 7;
-        }
+        name = om_plan_bare(name);
         if (name[0] == '\0' || strlen(name) >= sizeof p->name) {
             OM_TRY(om_node_fail(err, node, "expected a name of 1 to %zu characters",
                                 sizeof p->name - 1));
@@ -111,9 +110,7 @@ void om_sweep_release(om_sweep *s) {
 }
 
 const om_sweep_point *om_sweep_preset(const om_sweep *s, const char *name) {
-    if (strncmp(name, "preset:", 7) == 0) {
-        name += 7;
-    }
+    name = om_plan_bare(name);
     for (int i = 0; i < s->n_presets; i++) {
         if (strcasecmp(s->presets[i].name, name) == 0) {
             return &s->presets[i];

@@ -94,12 +94,20 @@ const char *om_verdict_name(om_verdict_kind kind) {
     return "none";
 }
 
-const char *om_evaluation_name(const om_evaluation *e) {
-    if (strncmp(e->label, "preset:", 7) == 0 && e->label[7] != '\0') {
-        return e->label + 7;
+const char *om_plan_bare(const char *plan) {
+    static const char *const prefixes[] = { "preset:", "mlx:" };
+    for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
+        const size_t n = strlen(prefixes[i]);
+        if (strncmp(plan, prefixes[i], n) == 0 && plan[n] != '\0') {
+            return plan + n;
+        }
     }
+    return plan;
+}
+
+const char *om_evaluation_name(const om_evaluation *e) {
     if (e->label[0] != '\0') {
-        return e->label;
+        return om_plan_bare(e->label);
     }
     const char *slash = strrchr(e->model_path, '/');
     return slash ? slash + 1 : e->model_path;

@@ -32,7 +32,10 @@ void om_verdict_text(om_buf *out, const om_verdict *verdict, const om_evaluation
 /** "better", "equal", "worse", "none". */
 const char *om_verdict_name(om_verdict_kind kind);
 
-/** "Q3_K_M" for the label "preset:Q3_K_M"; the file's name when it has no label. Borrowed. */
+/** A plan without the word before it: "Q3_K_M" of "preset:Q3_K_M", "mixed_4_6" of "mlx:mixed_4_6".
+ * Borrowed. */
+const char *om_plan_bare(const char *plan);
+/** That of the label; the file's name when it has no label. Borrowed. */
 const char *om_evaluation_name(const om_evaluation *e);
 
 #endif
