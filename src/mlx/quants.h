@@ -32,10 +32,11 @@ void om_mlx_quantize_plain(const om_mlx_rows *out, const om_format *format, om_m
                            const float *source, int64_t n, int64_t n_in);
 
 /** Scale and bias of each group chosen to minimise sum_j importance_j * (w_j - ŵ_j)^2, codes
- * computed from both as they are stored. Never worse than om_mlx_quantize_plain in that sum.
+ * computed from both as they are stored. Never worse than om_mlx_quantize_plain in that sum,
+ * group by group. Never infinite: what the dtype cannot hold becomes its largest number.
  *
  *  importance  [n_in] f32, >= 0, not all of it may be known: a group whose importance is all zero
- *              counts every weight the same
+ *              counts every weight the same, and no weight counts less than 1 % of its group's mean
  *
  * Thread-safe, no allocation; a row's bytes do not depend on the rows beside it, nor on the
  * machine. Source: docs/method.md eq. 18. */
