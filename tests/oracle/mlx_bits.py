@@ -22,7 +22,7 @@ AFFINE_ONLY = "subnormal"  # scales below 2^-127 overflow in mlx, which then rea
 
 def made_up():
     rng = np.random.default_rng(5)
-    shape = (96, WIDTH)
+    shape = (48, WIDTH)
     normal = rng.standard_normal(shape)
     yield "normal", normal * 0.05
     yield "heavy tails", rng.standard_t(2, shape) * 0.02
@@ -53,8 +53,8 @@ def made_up():
 def from_models(paths):
     for path in paths:
         tensors = mx.load(path)
-        for name in sorted(k for k, v in tensors.items() if v.ndim == 2)[::9]:
-            w = tensors[name][:256].astype(mx.float32)
+        for name in sorted(k for k, v in tensors.items() if v.ndim == 2)[::13]:
+            w = tensors[name][:64].astype(mx.float32)
             if w.shape[1] % 128 == 0:
                 yield f"{Path(path).parent.name} {name}", np.array(w)
 
