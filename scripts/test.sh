@@ -39,6 +39,27 @@ make_test_models() {
     done
 }
 
+# A Python with mlx-lm in the cache, unless OPTIMUM_PYTHON names one; PyPI's mlx runs on Linux processors too. Without it
+# the comparisons with mlx are skipped.
+make_mlx_python() {
+    OPTIMUM_PYTHON=$cache/mlx/bin/python3
+    export OPTIMUM_PYTHON
+    packages="mlx-lm==0.32.2 safetensors==0.8.0 numpy==2.4.6"
+    case $(uname) in
+        Darwin) packages="mlx==0.32.4 $packages" ;;
+        *) packages="mlx[cpu]==0.32.4 $packages" ;;
+    esac
+    [ "$(cat "$cache/mlx/packages" 2>/dev/null)" != "$packages" ] || return 0
+    say "installing mlx-lm (PyPI) to compare with …"
+    # shellcheck disable=SC2086
+    if { python3 -m venv --clear "$cache/mlx" &&
+        "$OPTIMUM_PYTHON" -m pip install --quiet --disable-pip-version-check $packages; } >&2; then
+        echo "$packages" >"$cache/mlx/packages"
+    else
+        say "warning: cannot install mlx-lm; the comparisons with it are skipped"
+    fi
+}
+
 scripts/lint.sh
 cmake --preset release
 cmake --build --preset release
@@ -47,6 +68,7 @@ cmake --build --preset asan
 
 shared=${OPTIMUM_SHARED:-$root/../shared}
 [ -n "${OPTIMUM_TEST_MODELS-}" ] || make_test_models
+[ -n "${OPTIMUM_PYTHON-}" ] || make_mlx_python
 OPTIMUM_LLAMA_BIN=$deps/tools/bin
 export OPTIMUM_LLAMA_BIN
 
