@@ -251,7 +251,7 @@ void om_mlx_plan_print(om_buf *out, const om_mlx_plan *plan) {
 /* Nanoseconds per weight on one core, measured once on a shared two-core x86 server; only for the
  * estimate, which is rounded up. */
 double om_mlx_plan_seconds(const om_mlx_plan *plan, int n_threads) {
-    const double plain_ns = 8, search_ns = 60;
+    const double plain_ns = 3, search_ns = 45;
     double ns = 0;
     for (int i = 0; i < plan->n_items; i++) {
         const om_mlx_plan_item *item = &plan->items[i];
