@@ -51,15 +51,6 @@ om_status om_budget_from_args(om_budget *out, const om_budget_args *args, bool r
     return OM_OK;
 }
 
-om_status om_require_gguf(const char *to, om_error *err) {
-    if (to != NULL && strcmp(to, "gguf") != 0) {
-        return om_fail(err, OM_E_UNSUPPORTED,
-                       "--to %s: this version writes GGUF only; leave --to out or say --to gguf",
-                       to);
-    }
-    return OM_OK;
-}
-
 /* ---- commands that main runs ---- */
 
 static const om_opt completion_options[] = {

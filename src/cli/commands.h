@@ -91,9 +91,6 @@ typedef struct om_budget_args {
 om_status om_budget_from_args(om_budget *out, const om_budget_args *args, bool required,
                               om_error *err) OM_WARN_UNUSED;
 
-/** --to gguf|mlx|both: what is not written yet is refused before any work. */
-om_status om_require_gguf(const char *to, om_error *err) OM_WARN_UNUSED;
-
 #define OM_COUNT(array) ((int) (sizeof(array) / sizeof((array)[0])))
 
 #endif
