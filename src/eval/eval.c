@@ -300,7 +300,7 @@ om_status om_eval(om_result *out, const om_eval_options *o, const om_env *env, o
                                 .exact = o->exact,
                                 .hidden = o->reference_out != NULL,
                                 .choices = true,
-                                .f32 = o->model != NULL && om_hf_is_directory(o->model),
+                                .f32 = o->model == NULL || om_hf_is_directory(o->model),
                                 .scratch = scratch };
     OM_TRY(om_reference_open(&ref, &ro, env, err));
     if (o->reference_out != NULL) {

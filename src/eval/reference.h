@@ -20,7 +20,7 @@ typedef struct om_reference_options {
     bool hidden;      /* GGUF: keep hidden states, for om_reference_write */
     bool choices; /* also tell which experts it chose, when it has experts; needs keep_bytes 0 */
     bool no_hash; /* do not read a GGUF for its SHA-256 (64 zeros then) */
-    bool f32;     /* of a directory, as in om_unpack_options: when directories are judged */
+    bool f32;     /* of a directory, as in om_unpack_options: when a directory may be judged */
     const char *scratch; /* as in om_unpack_options */
     int64_t keep_bytes;  /* keep logits in memory, at most so many bytes, when the same reference is
                             used again and again; 0: no */

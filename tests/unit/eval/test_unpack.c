@@ -311,6 +311,18 @@ static void another_model_is_refused(void **state) {
     nothing_is_left();
 }
 
+static void a_folder_that_is_no_model(void **state) {
+    (void) state;
+    const om_unpack_options o = { 0 };
+    om_unpacked u = { 0 };
+    om_error err = { 0 };
+    assert_int_equal(om_unpacked_open(&u, path("tmp"), &o, &env, &err), OM_E_IO);
+    assert_non_null(strstr(err.text, "config.json"));
+    assert_null(u.model);
+    err = (om_error){ 0 };
+    assert_int_equal(om_unpacked_open(&u, path("none"), &o, &env, &err), OM_E_IO);
+}
+
 static bool after_polls(void *ud) {
     return atomic_fetch_sub((atomic_int *) ud, 1) <= 0;
 }
@@ -448,6 +460,7 @@ int main(void) {
         cmocka_unit_test(a_dense_directory_is_its_gguf),
         cmocka_unit_test(codes_are_judged_as_their_values),
         cmocka_unit_test(another_model_is_refused),
+        cmocka_unit_test(a_folder_that_is_no_model),
         cmocka_unit_test(cancelled_at_any_time),
         cmocka_unit_test(the_verb_on_a_directory),
         cmocka_unit_test(with_a_runtime),
