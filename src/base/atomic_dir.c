@@ -138,14 +138,8 @@ out:
 
 /* ---- construction ---- */
 
-static bool any_name(const void *ud, const char *name) {
-    (void) ud;
-    (void) name;
-    return true;
-}
-
 /* Files that are `ours`; anything that came meanwhile stays, and the directory too. */
-static void remove_directory(const char *path, om_dir_ours ours) {
+static void remove_old(const char *path, om_dir_ours ours) {
     om_error ignored = { 0 };
     char **names = NULL;
     int n = 0;
@@ -188,13 +182,13 @@ om_status om_atomic_dir_open(om_atomic_dir *out, const char *path, om_error *err
     OM_TRY(add_temporary(name, path, err));
     d.tmp = name;
     name = NULL;
-    if (mkdir(d.tmp, 0777) != 0 && errno == EEXIST) {
+    bool made = mkdir(d.tmp, 0777) == 0;
+    if (!made && errno == EEXIST) {
         /* ours by PID but not open here: a dead process had the same number */
-        remove_directory(d.tmp, (om_dir_ours){ any_name, NULL });
-        (void) mkdir(d.tmp, 0777);
+        om_directory_remove(AT_FDCWD, d.tmp);
+        made = mkdir(d.tmp, 0777) == 0;
     }
-    struct stat st;
-    if (lstat(d.tmp, &st) != 0 || !S_ISDIR(st.st_mode)) {
+    if (!made) {
         OM_TRY(om_fail_errno(err, "cannot create the directory %s", d.tmp));
     }
     *out = d;
@@ -368,7 +362,7 @@ om_status om_atomic_dir_commit(om_atomic_dir *d, om_dir_ours ours, om_error *err
             OM_TRY(om_fail_nomem(err, strlen(d->path)));
         }
         OM_TRY(replace(d, old, err));
-        remove_directory(old, ours);
+        remove_old(old, ours);
     } else if (rename(d->tmp, d->path) != 0) {
         OM_TRY(om_fail_errno(err, "cannot rename %s to %s", d->tmp, d->path));
     }

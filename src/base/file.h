@@ -43,9 +43,9 @@ om_status om_atomic_write(om_atomic *a, const void *data, size_t n, om_error *er
 om_status om_atomic_commit(om_atomic *a, om_error *err) OM_WARN_UNUSED;
 /** Remove the temporary file; accepts a zeroed, committed or failed struct. */
 void om_atomic_abort(om_atomic *a);
-/** Unlink every temporary file that is open in this process; for signal handlers
- * (async-signal-safe: nothing but unlink on stored paths). The process must end soon after: open
- * structs stay as they are. */
+/** Remove every temporary file and directory that is open in this process; for signal handlers
+ * (async-signal-safe: nothing but unlink and rmdir on stored paths). The process must end soon
+ * after: open structs stay as they are. */
 void om_atomic_abort_all(void);
 /** A name for a file that is gone when we are: DIR/NAME.tmp.PID, removed by om_temporary_remove and
  * by om_atomic_abort_all; who writes the file makes it (om_atomic_open takes the name). Leftovers

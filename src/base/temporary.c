@@ -89,8 +89,7 @@ static pid_t temporary_pid(const char *entry, const char *name) {
     return *digits == '\0' || strncmp(digits, ".tmp.", 5) == 0 ? (pid_t) pid : 0;
 }
 
-/* A directory of ours holds files only; with anything else in it, it stays. */
-static void remove_directory(int parent, const char *name) {
+void om_directory_remove(int parent, const char *name) {
     const int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
     if (d == NULL) {
@@ -117,7 +116,7 @@ void om_temporary_clean(const char *dir, const char *path) {
         const pid_t pid = temporary_pid(e->d_name, name);
         if (pid > 0 && pid != getpid() && kill(pid, 0) != 0 && errno == ESRCH &&
             unlinkat(dirfd(d), e->d_name, 0) != 0) {
-            remove_directory(dirfd(d), e->d_name);
+            om_directory_remove(dirfd(d), e->d_name);
         }
     }
     closedir(d);

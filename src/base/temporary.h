@@ -17,6 +17,10 @@ bool om_temporary_take(char *tmp);
  * directories with the files in them; failing to is no error. */
 void om_temporary_clean(const char *dir, const char *path);
 
+/** Remove the directory `name` in `parent` (a descriptor, or AT_FDCWD) and the files in it. With
+ * anything else in it, it stays; a symbolic link is not followed. Failing to is no error. */
+void om_directory_remove(int parent, const char *name);
+
 /** The fault point of om_file_fail_at: true, with errno ENOSPC, when this write is to fail. */
 bool om_file_should_fail(void);
 

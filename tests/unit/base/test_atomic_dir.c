@@ -191,6 +191,29 @@ static void leftovers_of_dead_processes(void **state) {
     assert_int_equal(om_tmpdir_count(*state, ""), 1);
 }
 
+/* Who may write beside the target may guess our temporary name. */
+static void a_link_of_that_name_is_not_followed(void **state) {
+    om_error err = { 0 };
+    char victim[300], name[300];
+    snprintf(victim, sizeof victim, "%s/victim", (char *) *state);
+    snprintf(name, sizeof name, "%s/out.tmp.%ld", (char *) *state, (long) getpid());
+    assert_int_equal(mkdir(victim, 0777), 0);
+    om_tmpdir_write(victim, "a", "years", 5);
+    assert_int_equal(symlink(victim, name), 0);
+    assert_int_equal(write_both(om_tmpdir_path(*state, "out"), "x", &err), OM_E_IO);
+    assert_content(victim, "a", "years");
+    /* nor is a directory used in which something is that we cannot remove */
+    char inner[320];
+    snprintf(inner, sizeof inner, "%s/inner", name);
+    assert_int_equal(unlink(name), 0);
+    assert_int_equal(mkdir(name, 0777), 0);
+    assert_int_equal(mkdir(inner, 0777), 0);
+    err = (om_error){ 0 };
+    assert_int_equal(write_both(om_tmpdir_path(*state, "out"), "x", &err), OM_E_IO);
+    assert_false(om_file_exists(om_tmpdir_path(*state, "out")));
+    assert_int_equal(rmdir(inner), 0);
+}
+
 static void abort_all_in_a_dying_process(void **state) {
     const pid_t pid = fork();
     if (pid == 0) {
@@ -243,6 +266,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(failing_writes_leave_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(failing_allocations_leave_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(leftovers_of_dead_processes, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_link_of_that_name_is_not_followed, setup, teardown),
         cmocka_unit_test_setup_teardown(abort_all_in_a_dying_process, setup, teardown),
         cmocka_unit_test_setup_teardown(lists_are_sorted, setup, teardown),
     };
