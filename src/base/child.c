@@ -233,7 +233,7 @@ static void stop(running *r) {
 om_status om_child_run(om_child_result *out, const om_child *child, const om_env *env,
                        om_error *err) {
     om_status status = OM_OK;
-    om_child_result result = { 0 };
+    om_child_result result = { .exit_code = -1 };
     running r = { .fds = { -1, -1 },
                   .result = &result,
                   .max_output = child->max_output > 0 ? child->max_output : DEFAULT_MAX_OUTPUT,

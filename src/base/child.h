@@ -16,7 +16,8 @@ typedef struct om_child {
 typedef struct om_child_result {
     om_buf output;       /* all of its standard output */
     char last_line[256]; /* the last line of its standard error that is not blank */
-    int exit_code;       /* 128 + the number of the signal that ended it */
+    int exit_code;       /* 128 + the number of the signal that ended it; -1: the system does not
+                            tell (whoever started us lets it ignore SIGCHLD) */
 } om_child_result;
 
 /** Start it, wait, and collect. Lines of its standard error go to the log (debug). An exit code

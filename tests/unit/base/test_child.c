@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -81,6 +82,19 @@ static void tells_what_it_said_last(void **state) {
     om_child_result_release(&r);
 }
 
+/* An exit code that is lost must not look like success. */
+static void nobody_tells_the_exit_code(void **state) {
+    (void) state;
+    om_error err = { 0 };
+    om_child_result r;
+    assert_true(signal(SIGCHLD, SIG_IGN) != SIG_ERR);
+    assert_int_equal(sh(&r, "echo done; exit 3", NULL, 0, 0, NULL, &err), OM_OK);
+    assert_true(signal(SIGCHLD, SIG_DFL) != SIG_ERR);
+    assert_string_equal(r.output.data, "done\n");
+    assert_int_equal(r.exit_code, -1);
+    om_child_result_release(&r);
+}
+
 static void no_such_program(void **state) {
     (void) state;
     const char *const argv[] = { "optimum-no-such-program", NULL };
@@ -115,11 +129,9 @@ static void cancelled(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_and_prints),
-        cmocka_unit_test(much_of_both),
-        cmocka_unit_test(tells_what_it_said_last),
-        cmocka_unit_test(no_such_program),
-        cmocka_unit_test(cancelled),
+        cmocka_unit_test(reads_and_prints),        cmocka_unit_test(much_of_both),
+        cmocka_unit_test(tells_what_it_said_last), cmocka_unit_test(nobody_tells_the_exit_code),
+        cmocka_unit_test(no_such_program),         cmocka_unit_test(cancelled),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
