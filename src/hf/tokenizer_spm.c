@@ -120,17 +120,20 @@ static om_status damaged(om_error *err, const char *name) {
     return om_fail(err, OM_E_FORMAT, "%s: not a model of SentencePiece, or damaged", name);
 }
 
-/* llama.cpp joins pieces by their scores, as the BPE of SentencePiece does. */
+/* llama.cpp joins pieces by their scores, as the BPE of SentencePiece does. A trainer that says
+ * nothing made a unigram model: that is the default of the message. */
 static om_status check_trainer(message m, const char *name, om_error *err) {
-    enum { BPE = 2 };
+    enum { UNIGRAM = 1, BPE = 2 };
+    uint64_t type = UNIGRAM;
     field f;
     while (m.at < m.end) {
         if (!read_field(&f, &m)) {
             return damaged(err, name);
         }
-        if (f.number == 3 && f.wire == 0 && f.value != BPE) {
-            return om_hf_refuse(err, "%s: a unigram, word or character model, not BPE", name);
-        }
+        type = f.number == 3 && f.wire == 0 ? f.value : type;
+    }
+    if (type != BPE) {
+        return om_hf_refuse(err, "%s: a unigram, word or character model, not BPE", name);
     }
     return OM_OK;
 }
