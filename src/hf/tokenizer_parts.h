@@ -38,8 +38,6 @@ void om_vocab_set(om_vocab *v, int64_t id, const char *text, size_t length, floa
 /** The same for an added token: a control token when `special` or when it looks like one, else
  * user-defined, with U+2581 as a space. */
 void om_vocab_set_added(om_vocab *v, int64_t id, const char *text, float score, bool special);
-/** Does a token look like a control token, whatever its file says? */
-bool om_token_looks_special(const char *text);
 /** tokens, scores when wanted, token_type. Errors: OM_E_NOMEM. */
 om_status om_vocab_put(om_pairs *pairs, const om_vocab *v, bool scores,
                        om_error *err) OM_WARN_UNUSED;

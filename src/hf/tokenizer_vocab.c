@@ -22,8 +22,9 @@ om_status om_vocab_init(om_vocab *v, int64_t n, om_error *err) {
 
 void om_vocab_set(om_vocab *v, int64_t id, const char *text, size_t length, float score, int type) {
     om_vocab_entry *e = &v->entries[id];
-    /* a second file often repeats the first's token */
-    if (!e->set || e->length != length || memcmp(v->text.data + e->at, text, length) != 0) {
+    /* a second file often repeats the first's token; what could not be kept is not to be read */
+    if (!e->set || v->text.failed || e->length != length ||
+        memcmp(v->text.data + e->at, text, length) != 0) {
         e->at = v->text.len;
         e->length = length;
         om_buf_add(&v->text, text, length);
@@ -42,8 +43,9 @@ static bool ends_with(const char *text, const char *end) {
     return n >= n_end && memcmp(text + n - n_end, end, n_end) == 0;
 }
 
-/* The list is the converter's: tokens that some models forgot to mark. */
-bool om_token_looks_special(const char *text) {
+/* Does a token look like a control token, whatever its file says? The list is the converter's:
+ * tokens that some models forgot to mark. */
+static bool looks_special(const char *text) {
     static const char *const whole[] = { "<pad>", "<mask>", "<2mass>", "[@BOS@]" };
     static const char *const pairs[][2] = {
         { "<|", "|>" },
@@ -65,7 +67,7 @@ bool om_token_looks_special(const char *text) {
 
 void om_vocab_set_added(om_vocab *v, int64_t id, const char *text, float score, bool special) {
     static const char block[] = "\xe2\x96\x81"; /* U+2581, SentencePiece's space */
-    if (special || om_token_looks_special(text)) {
+    if (special || looks_special(text)) {
         om_vocab_set(v, id, text, strlen(text), score, OM_TOKEN_CONTROL);
         return;
     }

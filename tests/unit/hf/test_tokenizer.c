@@ -487,6 +487,12 @@ static void test_damaged_model(void **state) {
         assert_int_equal(om_spm_parse(&v, bad[i], lengths[i], "m", &err), OM_E_FORMAT);
         om_vocab_release(&v);
     }
+    static const char nothing_said[] = "\x0a\x03\x0a\x01x\x12\x02\x20\x09";
+    err = (om_error){ 0 };
+    assert_int_equal(om_vocab_init(&v, 9, &err), OM_OK);
+    assert_int_equal(om_spm_parse(&v, nothing_said, sizeof nothing_said - 1, "m", &err),
+                     OM_E_UNSUPPORTED); /* unigram is the default */
+    om_vocab_release(&v);
     remove_files();
     write_model(1);
     om_pairs pairs = { .arch = "demo" };
@@ -517,13 +523,35 @@ static void test_out_of_memory(void **state) {
     }
 }
 
+/* Two files name the same token: the second is compared with the first, which was not kept. */
+static void test_token_that_was_not_kept(void **state) {
+    (void) state;
+    om_vocab v;
+    om_error err = { 0 };
+    om_pairs pairs = { .arch = "demo" };
+    assert_int_equal(om_vocab_init(&v, 2, &err), OM_OK);
+    om_mem_fail_at(1);
+    om_vocab_set(&v, 1, "token", 5, 0, OM_TOKEN_NORMAL);
+    om_mem_fail_at(0);
+    om_vocab_set(&v, 1, "token", 5, 0, OM_TOKEN_NORMAL);
+    assert_int_equal(om_vocab_put(&pairs, &v, false, &err), OM_E_NOMEM);
+    om_vocab_release(&v);
+    om_pairs_release(&pairs);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes),         cmocka_unit_test(test_merges_as_pairs),
-        cmocka_unit_test(test_pre),           cmocka_unit_test(test_special),
-        cmocka_unit_test(test_chat_template), cmocka_unit_test(test_spm),
-        cmocka_unit_test(test_phi3),          cmocka_unit_test(test_chars),
-        cmocka_unit_test(test_refused),       cmocka_unit_test(test_damaged_model),
+        cmocka_unit_test(test_token_that_was_not_kept),
+        cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_merges_as_pairs),
+        cmocka_unit_test(test_pre),
+        cmocka_unit_test(test_special),
+        cmocka_unit_test(test_chat_template),
+        cmocka_unit_test(test_spm),
+        cmocka_unit_test(test_phi3),
+        cmocka_unit_test(test_chars),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_damaged_model),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
