@@ -5,11 +5,10 @@
  */
 #include "model/safetensors.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/atomic_dir.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "model/safetensors_file.h"
@@ -126,36 +125,6 @@ out:
 
 /* ---- directories ---- */
 
-typedef struct names {
-    char **at; /* [n] owned */
-    size_t n, cap;
-} names;
-
-static void release_names(names *list) {
-    for (size_t i = 0; i < list->n; i++) {
-        om_free(list->at[i]);
-    }
-    om_free(list->at);
-}
-
-static om_status add_name(names *list, const char *name, om_error *err) {
-    if (list->n == list->cap) {
-        const size_t cap = list->cap == 0 ? 16 : 2 * list->cap;
-        char **grown = om_realloc(list->at, cap, sizeof *grown);
-        if (grown == NULL) {
-            return om_fail_nomem(err, cap * sizeof *grown);
-        }
-        list->at = grown;
-        list->cap = cap;
-    }
-    list->at[list->n] = om_strdup(name);
-    if (list->at[list->n] == NULL) {
-        return om_fail_nomem(err, strlen(name));
-    }
-    list->n++;
-    return OM_OK;
-}
-
 static bool is_shard(const char *name) {
     const size_t n = strlen(name), head = sizeof prefix - 1, tail = sizeof suffix - 1;
     return n >= head + tail && memcmp(name, prefix, head) == 0 &&
@@ -166,37 +135,28 @@ static int by_text(const void *a, const void *b) {
     return strcmp(*(const char *const *) a, *(const char *const *) b);
 }
 
-/* The names of the weight files, sorted. */
-static om_status list_shards(names *list, const char *dir, om_error *err) {
-    om_status status = OM_OK;
-    DIR *d = opendir(dir);
-    if (d == NULL) {
-        return om_fail_errno(err, "cannot open the folder %s", dir);
+/* The names of the weight files, sorted; om_dir_list_free. */
+static om_status list_shards(char ***out, int *n, const char *dir, om_error *err) {
+    char **names = NULL;
+    int n_names = 0, kept = 0;
+    const om_status status = om_dir_list(&names, &n_names, dir, err);
+    if (status != OM_OK) {
+        return status;
     }
-    for (;;) {
-        errno = 0;
-        const struct dirent *entry = readdir(d);
-        if (entry == NULL) {
-            break;
-        }
-        if (is_shard(entry->d_name)) {
-            OM_TRY(add_name(list, entry->d_name, err));
+    for (int i = 0; i < n_names; i++) {
+        if (is_shard(names[i])) {
+            names[kept++] = names[i];
+        } else {
+            om_free(names[i]);
         }
     }
-    if (errno != 0) {
-        status = om_fail_errno(err, "cannot list the folder %s", dir);
-    } else if (list->n > INT32_MAX) {
-        status = om_fail(err, OM_E_FORMAT, "%s: too many files", dir);
-    } else if (list->n > 0) {
-        qsort(list->at, list->n, sizeof *list->at, by_text);
-    }
-out:
-    closedir(d);
-    return status;
+    *out = names;
+    *n = kept;
+    return OM_OK;
 }
 
 /* Every file of the index must be among the names. */
-static om_status check_index(const names *list, const char *dir, om_error *err) {
+static om_status check_index(char *const *names, int n, const char *dir, om_error *err) {
     om_status status = OM_OK;
     om_json *doc = NULL;
     om_node map, entry;
@@ -213,7 +173,7 @@ static om_status check_index(const names *list, const char *dir, om_error *err) 
     OM_TRY(om_node_object(&map, &root, "weight_map", err));
     for (void *it = NULL; om_node_next(&entry, &map, &it);) {
         OM_TRY(om_node_value_str(&file, &entry, err));
-        if (list->n == 0 || bsearch(&file, list->at, list->n, sizeof *list->at, by_text) == NULL) {
+        if (n == 0 || bsearch(&file, names, (size_t) n, sizeof *names, by_text) == NULL) {
             status = om_fail(err, OM_E_FORMAT,
                              is_shard(file) ? "%s: names %.100s, which is not there: download it"
                                             : "%s: names %.100s, expected model*.safetensors",
@@ -245,24 +205,25 @@ out:
 om_status om_safetensors_open(om_safetensors **out, const char *dir, om_error *err) {
     om_status status = OM_OK;
     om_safetensors *st = NULL;
-    names list = { 0 };
-    OM_TRY(list_shards(&list, dir, err));
-    OM_TRY(check_index(&list, dir, err));
-    if (list.n == 0) {
+    char **names = NULL;
+    int n = 0;
+    OM_TRY(list_shards(&names, &n, dir, err));
+    OM_TRY(check_index(names, n, dir, err));
+    if (n == 0) {
         status =
             om_fail(err, OM_E_FORMAT, "%s: expected files model*.safetensors, found none", dir);
         goto out;
     }
-    OM_TRY(new_set(&st, list.n, err));
-    for (size_t i = 0; i < list.n; i++) {
-        OM_TRY(open_shard(st, dir, list.at[i], err));
+    OM_TRY(new_set(&st, (size_t) n, err));
+    for (int i = 0; i < n; i++) {
+        OM_TRY(open_shard(st, dir, names[i], err));
     }
     OM_TRY(merge(st, err));
     *out = st;
     st = NULL;
 out:
     om_safetensors_free(st);
-    release_names(&list);
+    om_dir_list_free(names, n);
     return status;
 }
 
