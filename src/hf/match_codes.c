@@ -159,6 +159,7 @@ static om_status match_blocks(struct om_hf_source *s, om_hf_part *part, const om
         return om_fail(err, OM_E_FORMAT, "%s: %s and its scales must be U8", m->where, t->name);
     }
     s->code = OM_CODE_BLOCKS;
+    s->format = om_format_by_name("mlx_mxfp4"); /* the same bytes in the same order */
     const om_hf_shape want = { 3, { t->shape[0], t->shape[1], t->shape[2] } };
     return check_shape(m, part->scales, &want, NULL, err);
 }

@@ -103,25 +103,6 @@ static void read_fp8(float *out, const struct om_hf_source *s, place p, int64_t 
     }
 }
 
-/* Codes of E2M1, the low four bits of a byte first. */
-static void read_blocks(float *out, const struct om_hf_source *s, place p, int64_t n) {
-    static const float values[16] = { 0.0F,  0.5F,  1.0F,  1.5F,  2.0F,  3.0F,  4.0F,  6.0F,
-                                      -0.0F, -0.5F, -1.0F, -1.5F, -2.0F, -3.0F, -4.0F, -6.0F };
-    enum { BLOCK = 32, BYTES = BLOCK / 2 };
-    const int64_t n_blocks = n * s->n_in / BLOCK, first = p.row * s->n_in / BLOCK;
-    const unsigned char *codes = p.part->weight->data + first * BYTES;
-    const unsigned char *scales = p.part->scales->data + first;
-    for (int64_t b = 0; b < n_blocks; b++) {
-        float scale;
-        (void) om_st_to_f32(&scale, OM_ST_F8_E8M0, scales + b, 1);
-        for (int64_t i = 0; i < BYTES; i++) {
-            const unsigned char byte = codes[b * BYTES + i];
-            out[b * BLOCK + 2 * i] = values[byte & 15] * scale;
-            out[b * BLOCK + 2 * i + 1] = values[byte >> 4] * scale;
-        }
-    }
-}
-
 /* om_mlx_rows serves writing too, so its pointers are not const; nothing is written through them.
  */
 static unsigned char *bytes_at(const om_st_tensor *t, int64_t offset) {
@@ -149,8 +130,6 @@ static void read_rows(float *out, const struct om_hf_source *s, place p, int64_t
         read_fp8(out, s, p, n);
         break;
     case OM_CODE_BLOCKS:
-        read_blocks(out, s, p, n);
-        break;
     case OM_CODE_MLX:
         read_mlx(out, s, p, n);
         break;

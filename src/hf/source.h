@@ -9,7 +9,7 @@
 typedef enum om_hf_code {
     OM_CODE_DENSE,  /* F32, F16, BF16 */
     OM_CODE_FP8,    /* E4M3 or E5M2 times a scale for each block of rows and columns */
-    OM_CODE_BLOCKS, /* gpt-oss's MXFP4: 16 bytes and an E8M0 for 32 weights */
+    OM_CODE_BLOCKS, /* gpt-oss's MXFP4: 16 bytes and an E8M0 for 32 weights, rows as mlx_mxfp4 */
     OM_CODE_MLX     /* codes, scales, biases */
 } om_hf_code;
 
@@ -26,7 +26,7 @@ struct om_hf_source {
     bool transposed;
     om_hf_code code;
     om_st_dtype dtype;       /* of dense and FP8 weights */
-    const om_format *format; /* OM_CODE_MLX */
+    const om_format *format; /* OM_CODE_MLX, OM_CODE_BLOCKS */
     om_mlx_dtype scale_dtype;
     int64_t block[2];      /* FP8: rows and columns that share a scale */
     int64_t scale_columns; /* FP8: scales in a row */
