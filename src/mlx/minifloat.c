@@ -2,11 +2,13 @@
  * is a power of two, E8M0, or (nvfp4) an E4M3.
  *
  * Facts: OCP Microscaling Formats 1.0 for the numbers; how mlx rounds, by experiment with mlx
- * 0.32.4: scale  of amax / 6 (FP4) or amax / 448 (FP8), divided in the dtype of the weights: the
- * smallest power of two that is not less, or the nearest E4M3; of zero 2^0 FP4    the first of 0,
- * .5, 1, 1.5, 2, 3, 4, 6, -0, -.5 … with the least distance: ties go towards zero, -0 does not
- * occur, and what is so far off that all distances are equal becomes 0 E4M3   ties to even,
- * saturates at 448 */
+ * 0.32.4:
+ *
+ * - The scale: of amax / 6 (FP4) or amax / 448 (FP8), divided in the dtype of the weights, it is
+ *   the smallest power of two that is not less, or the nearest E4M3; of zero it is 2^0.
+ * - FP4: the first of 0, .5, 1, 1.5, 2, 3, 4, 6, -0, -.5 … with the least distance. So ties go
+ *   towards zero, -0 does not occur, and what is so far off that all distances are equal becomes 0.
+ * - E4M3: ties to even, saturates at 448. */
 #include "mlx/minifloat.h"
 
 #include <math.h>
