@@ -5,6 +5,9 @@
 
 #include "base/json.h"
 
+/* Bounds of config.json's numbers: nothing may grow with more. */
+enum { OM_HF_MAX_WIDTH = 1 << 24, OM_HF_MAX_HEADS = 1 << 16 };
+
 typedef struct om_config {
     om_node root;
     om_node text; /* "text_config", valid when has_text */

@@ -172,7 +172,7 @@ static om_status read_sizes(sizes *s, const family *f, const om_config *c, om_er
                   .head_dim = f->head_dim,
                   .rms_eps = f->rms_eps };
     OM_TRY(om_config_i64(&s->layers, c, "num_hidden_layers", 1, 100000, err));
-    OM_TRY(om_config_i64(&s->width, c, "hidden_size", 1, INT32_MAX, err));
+    OM_TRY(om_config_i64(&s->width, c, "hidden_size", 1, OM_HF_MAX_WIDTH, err));
     OM_TRY(om_config_i64(&s->ff, c, "intermediate_size", 1, INT32_MAX, err));
     if (f->heads == 0 || om_config_find(c, "num_attention_heads") != NULL) {
         OM_TRY(om_config_i64(&s->heads, c, "num_attention_heads", 1, INT32_MAX, err));
@@ -184,7 +184,7 @@ static om_status read_sizes(sizes *s, const family *f, const om_config *c, om_er
         f->heads_kv > 0 && !om_config_is_null(c, "num_key_value_heads") ? f->heads_kv : s->heads;
     OM_TRY(om_config_get_i64(&s->heads_kv, c, "num_key_value_heads", 1, INT32_MAX, err));
     OM_TRY(om_config_get_i64(&s->context, c, "max_position_embeddings", 1, UINT32_MAX, err));
-    OM_TRY(om_config_get_i64(&s->head_dim, c, "head_dim", 1, INT32_MAX, err));
+    OM_TRY(om_config_get_i64(&s->head_dim, c, "head_dim", 1, OM_HF_MAX_HEADS, err));
     OM_TRY(om_config_get_f64(&s->rms_eps, c, "rms_norm_eps", err));
     s->rotated = s->head_dim > 0 ? s->head_dim : s->width / s->heads;
     if (s->head_dim == 0 && f->head_dim_derived) {

@@ -3,14 +3,9 @@
 
 #include <string.h>
 
-enum {
-    MAX_LAYERS = 4096,
-    MAX_HEADS = 1 << 16,
-    MAX_EXPERTS = 1 << 16,
-    MAX_WIDTH = 1 << 24,
-    MAX_VOCAB = 1 << 28,
-    MAX_FP8_BLOCK = 1 << 16
-};
+#include "hf/config.h"
+
+enum { MAX_LAYERS = 4096, MAX_EXPERTS = 1 << 16, MAX_VOCAB = 1 << 28, MAX_FP8_BLOCK = 1 << 16 };
 
 /* One number: of the config, else `fallback`, where 0 means that there must be one. */
 static om_status read_number(int64_t *out, const om_node *config, const char *key, int64_t fallback,
@@ -33,11 +28,12 @@ static om_status read_attention(om_hf_sizes *s, const om_family *f, const om_nod
                                 om_error *err) {
     om_status status = OM_OK;
     int64_t *dim = s->dim;
-    OM_TRY(read_number(&dim[OM_DIM_H], config, "num_attention_heads", f->n_heads, MAX_HEADS, err));
+    OM_TRY(read_number(&dim[OM_DIM_H], config, "num_attention_heads", f->n_heads, OM_HF_MAX_HEADS,
+                       err));
     OM_TRY(read_number(&s->n_kv, config, "num_key_value_heads",
-                       f->n_kv > 0 ? f->n_kv : dim[OM_DIM_H], MAX_HEADS, err));
+                       f->n_kv > 0 ? f->n_kv : dim[OM_DIM_H], OM_HF_MAX_HEADS, err));
     const int64_t head = f->head_dim > 0 ? f->head_dim : dim[OM_DIM_C] / dim[OM_DIM_H];
-    OM_TRY(read_number(&dim[OM_DIM_D], config, "head_dim", head, MAX_HEADS, err));
+    OM_TRY(read_number(&dim[OM_DIM_D], config, "head_dim", head, OM_HF_MAX_HEADS, err));
     if (f->permutes && dim[OM_DIM_D] % 2 != 0) {
         status = om_node_fail(err, config, "head_dim is %lld, expected an even number",
                               (long long) dim[OM_DIM_D]);
@@ -80,10 +76,10 @@ static om_status read_experts(om_hf_sizes *s, const om_family *f, const om_node 
     /* transformers 5 writes num_local_experts for every family. */
     const char *key = om_node_has(config, "num_experts") ? "num_experts" : "num_local_experts";
     OM_TRY(read_number(&dim[OM_DIM_E], config, key, 0, MAX_EXPERTS, err));
-    OM_TRY(read_number(&dim[OM_DIM_FE], config, f->expert_ff_key, 0, MAX_WIDTH, err));
+    OM_TRY(read_number(&dim[OM_DIM_FE], config, f->expert_ff_key, 0, OM_HF_MAX_WIDTH, err));
     if (om_node_has(config, "shared_expert_intermediate_size")) {
-        OM_TRY(read_number(&dim[OM_DIM_FS], config, "shared_expert_intermediate_size", 0, MAX_WIDTH,
-                           err));
+        OM_TRY(read_number(&dim[OM_DIM_FS], config, "shared_expert_intermediate_size", 0,
+                           OM_HF_MAX_WIDTH, err));
     }
     OM_TRY(check_all_sparse(config, err));
 out:
@@ -101,7 +97,7 @@ om_status om_hf_sizes_read(om_hf_sizes *out, const om_family *f, const om_node *
         OM_TRY(om_node_object(&text, config, "text_config", err));
     }
     OM_TRY(read_number(&layers, &text, "num_hidden_layers", 0, MAX_LAYERS, err));
-    OM_TRY(read_number(&s.dim[OM_DIM_C], &text, "hidden_size", 0, MAX_WIDTH, err));
+    OM_TRY(read_number(&s.dim[OM_DIM_C], &text, "hidden_size", 0, OM_HF_MAX_WIDTH, err));
     /* mlx-lm takes a nested model's vocabulary from the outer object. */
     const bool outer =
         f->nested && (om_node_has(config, "vocab_size") || !om_node_has(&text, "vocab_size"));
@@ -111,7 +107,7 @@ om_status om_hf_sizes_read(om_hf_sizes *out, const om_family *f, const om_node *
     if (f->experts) {
         OM_TRY(read_experts(&s, f, &text, err));
     } else {
-        OM_TRY(read_number(&s.dim[OM_DIM_F], &text, "intermediate_size", 0, MAX_WIDTH, err));
+        OM_TRY(read_number(&s.dim[OM_DIM_F], &text, "intermediate_size", 0, OM_HF_MAX_WIDTH, err));
         s.dim[OM_DIM_2F] = 2 * s.dim[OM_DIM_F];
     }
     OM_TRY(read_bool(&there, &s.attention_bias, &text, "attention_bias", err));

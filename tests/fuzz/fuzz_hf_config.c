@@ -1,5 +1,6 @@
 /* Any bytes as config.json beside the same few weights: a llama with codes of MLX and FP8 in it,
- * and a mixture. What opens is read, all of it. */
+ * and a mixture. What opens is read, all of it. And the same bytes as what a GGUF of each family
+ * says of its model. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -8,6 +9,8 @@
 
 #include "base/mem.h"
 #include "hf/directory_parse.h"
+#include "hf/family_table.h"
+#include "hf/metadata.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -143,7 +146,30 @@ static void open_with(const weights *w, const uint8_t *data, size_t size) {
     om_hf_free(hf);
 }
 
+static void describe(const uint8_t *data, size_t size) {
+    om_json *config = NULL;
+    om_error err = { 0 };
+    if (om_json_parse(&config, (const char *) data, size, "config.json", NULL, &err) != OM_OK) {
+        return;
+    }
+    const om_family *family;
+    for (int i = 0; (family = om_family_at(i)) != NULL; i++) {
+        om_hf_metadata m;
+        om_pairs pairs = { .arch = om_family_arch(family) };
+        err = (om_error){ 0 };
+        const om_status status = om_hf_metadata_make(&m, &pairs, om_family_model_type(family),
+                                                     config, "config.json", &err);
+        if (status != OM_OK && (err.text[0] == '\0' || m.n_extras != 0)) {
+            abort();
+        }
+        om_hf_metadata_release(&m);
+        om_pairs_release(&pairs);
+    }
+    om_json_free(config);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    describe(data, size);
     if (llama.n == 0) {
         make_weights();
     }
