@@ -103,6 +103,15 @@ char *om_buf_take(om_buf *b) {
     return data;
 }
 
+bool om_text_starts(const char *text, const char *start) {
+    return strncmp(text, start, strlen(start)) == 0;
+}
+
+bool om_text_ends(const char *text, const char *end) {
+    const size_t n = strlen(text), n_end = strlen(end);
+    return n >= n_end && memcmp(text + n - n_end, end, n_end) == 0;
+}
+
 void om_result_release(om_result *result) {
     om_free(result->json);
     om_free(result->text);

@@ -27,6 +27,10 @@ void om_buf_put_word(om_buf *b, const char *word);
  * memory ran out. */
 char *om_buf_take(om_buf *b);
 
+/** Does a text begin, or end, like this? */
+bool om_text_starts(const char *text, const char *start);
+bool om_text_ends(const char *text, const char *end);
+
 /** "16.71 MB" / "2.5 GiB": decimal below, binary with `binary`; returns dst. */
 const char *om_format_bytes(char dst[32], double bytes, bool binary);
 

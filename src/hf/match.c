@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/buf.h"
 #include "base/mem.h"
 #include "hf/match_codes.h"
 #include "model/roles.h"
@@ -31,11 +32,6 @@ int om_hf_index_of(const om_safetensors *st, const char *name) {
 }
 
 /* ---- names ---- */
-
-static bool ends_with(const char *s, const char *end) {
-    const size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
 
 /* Name in the directory of a form, with the expert's number where it has a '#'. */
 static void name_of(char out[NAME_BYTES], const om_hf_matcher *m, const om_family_tensor *row,
@@ -115,7 +111,7 @@ static om_status match_part(struct om_hf_source *s, om_hf_part *part, const om_h
     const om_hf_expected expected = {
         .shape = part_shape(w),
         .blocks = w->form != NULL && w->form->blocks,
-        .may_be_codes = w->n_dims > 1 && ends_with(form_name(w), ".weight"),
+        .may_be_codes = w->n_dims > 1 && om_text_ends(form_name(w), ".weight"),
         .row = w->row,
         .path = w->path,
     };
@@ -308,7 +304,7 @@ bool om_hf_may_drop(const char *name) {
         }
     }
     for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
-        if (ends_with(name, ends[i])) {
+        if (om_text_ends(name, ends[i])) {
             return true;
         }
     }

@@ -6,19 +6,16 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { NAME_BYTES = 256, SHAPE_BYTES = 128 };
+#include "base/buf.h"
 
-static bool ends_with(const char *s, const char *end) {
-    const size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
+enum { NAME_BYTES = 256, SHAPE_BYTES = 128 };
 
 /* The module's tensor beside its weight: ".scales" for "….weight". */
 static const om_st_tensor *find_beside(const om_hf_matcher *m, const char *weight,
                                        const char *suffix) {
     char name[NAME_BYTES];
     size_t n = strlen(weight);
-    n -= ends_with(weight, ".weight") ? strlen(".weight") : 0;
+    n -= om_text_ends(weight, ".weight") ? strlen(".weight") : 0;
     (void) snprintf(name, sizeof name, "%.*s%s", (int) n, weight, suffix);
     const int i = om_hf_index_of(m->st, name);
     if (i < 0) {
@@ -185,7 +182,7 @@ static om_status check_entry(const om_hf_matcher *m, const char *path, const om_
     om_error ignored = { 0 };
     bool flag = true;
     int64_t bits = format->bits, group = format->block;
-    const size_t n = strlen(path) - (ends_with(path, ".weight") ? strlen(".weight") : 0);
+    const size_t n = strlen(path) - (om_text_ends(path, ".weight") ? strlen(".weight") : 0);
     (void) snprintf(module, sizeof module, "%.*s", (int) n, path);
     if (!om_node_has(m->config, "quantization")) {
         return OM_OK;

@@ -10,6 +10,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/buf.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -23,15 +24,6 @@ enum { ALIGNMENT = 32, CHUNK_BYTES = 4 << 20 };
 
 /* ---- rows ---- */
 
-static bool starts_with(const char *s, const char *start) {
-    return strncmp(s, start, strlen(start)) == 0;
-}
-
-static bool ends_with(const char *s, const char *end) {
-    const size_t n = strlen(s), n_end = strlen(end);
-    return n >= n_end && strcmp(s + n - n_end, end) == 0;
-}
-
 static bool is_router(const char *name) {
     return strstr(name, ".ffn_gate_inp.") != NULL || strstr(name, ".ffn_gate_inp_shexp.") != NULL;
 }
@@ -40,8 +32,8 @@ static bool is_router(const char *name) {
 static const om_format *type_of(const om_hf_tensor *t) {
     const om_format *f32 = om_format_by_type(GGML_TYPE_F32);
     const bool plain = t->format->ggml_type >= 0 && t->format->block == 1;
-    const bool always_f32 = t->n_dims < 2 || !ends_with(t->name, ".weight") ||
-                            ends_with(t->name, "_norm.weight") || is_router(t->name);
+    const bool always_f32 = t->n_dims < 2 || !om_text_ends(t->name, ".weight") ||
+                            om_text_ends(t->name, "_norm.weight") || is_router(t->name);
     return plain && !always_f32 ? t->format : f32;
 }
 
@@ -311,7 +303,7 @@ static bool has_shape(const om_hf_tensor *t, const om_tensor *like) {
 
 /* Tensors that config.json's numbers make: a directory has none of them. */
 static bool is_extra(const char *name) {
-    return starts_with(name, "rope_freqs.") || starts_with(name, "rope_factors_");
+    return om_text_starts(name, "rope_freqs.") || om_text_starts(name, "rope_factors_");
 }
 
 static om_status check_like(const om_hf *hf, const om_model *like, om_error *err) {

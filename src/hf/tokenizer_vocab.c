@@ -34,15 +34,6 @@ void om_vocab_set(om_vocab *v, int64_t id, const char *text, size_t length, floa
     e->set = true;
 }
 
-static bool starts_with(const char *text, const char *start) {
-    return strncmp(text, start, strlen(start)) == 0;
-}
-
-static bool ends_with(const char *text, const char *end) {
-    const size_t n = strlen(text), n_end = strlen(end);
-    return n >= n_end && memcmp(text + n - n_end, end, n_end) == 0;
-}
-
 /* Does a token look like a control token, whatever its file says? The list is the converter's:
  * tokens that some models forgot to mark. */
 static bool looks_special(const char *text) {
@@ -58,7 +49,7 @@ static bool looks_special(const char *text) {
         }
     }
     for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
-        if (starts_with(text, pairs[i][0]) && ends_with(text, pairs[i][1])) {
+        if (om_text_starts(text, pairs[i][0]) && om_text_ends(text, pairs[i][1])) {
             return true;
         }
     }

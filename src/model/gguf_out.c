@@ -111,13 +111,9 @@ static uint32_t nearest_file_type(const om_model *model, const om_format *const 
     return file_type_of(best);
 }
 
-static bool starts_with(const char *s, const char *start) {
-    return strncmp(s, start, strlen(start)) == 0;
-}
-
 static bool is_dropped(const char *key) {
-    return starts_with(key, "split.") || starts_with(key, "optimum.") ||
-           starts_with(key, "quantize.imatrix.");
+    return om_text_starts(key, "split.") || om_text_starts(key, "optimum.") ||
+           om_text_starts(key, "quantize.imatrix.");
 }
 
 /* Returns how many pairs it put. */

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/buf.h"
+
 /* A tensor with one of these anywhere in its name is copied. */
 static const char *const copied_parts[] = {
     "_norm.weight",
@@ -65,11 +67,6 @@ static const char *const copied_parts_glm5_next[] = {
     "attn_v_b.weight",
 };
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 static bool contains_any(const char *name, const char *const *parts, size_t n_parts) {
     for (size_t i = 0; i < n_parts; i++) {
         if (strstr(name, parts[i]) != NULL) {
@@ -91,7 +88,7 @@ void om_tensor_role(char role[64], int *layer, const char *name) {
         }
     }
     size_t n = strlen(start);
-    if (ends_with(start, ".weight")) {
+    if (om_text_ends(start, ".weight")) {
         n -= strlen(".weight");
     }
     n = n < 63 ? n : 63;
@@ -100,8 +97,8 @@ void om_tensor_role(char role[64], int *layer, const char *name) {
 }
 
 bool om_tensor_may_quantize(const char *name, int n_dims) {
-    return n_dims >= 2 && ends_with(name, "weight") && strcmp(name, "position_embd.weight") != 0 &&
-           strcmp(name, "token_types.weight") != 0 &&
+    return n_dims >= 2 && om_text_ends(name, "weight") &&
+           strcmp(name, "position_embd.weight") != 0 && strcmp(name, "token_types.weight") != 0 &&
            !contains_any(name, copied_parts, sizeof copied_parts / sizeof copied_parts[0]);
 }
 
@@ -112,5 +109,5 @@ bool om_tensor_arch_copies(const char *arch, const char *name) {
 }
 
 bool om_tensor_is_experts(const char *name) {
-    return ends_with(name, "_exps.weight");
+    return om_text_ends(name, "_exps.weight");
 }

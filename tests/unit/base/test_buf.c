@@ -167,6 +167,15 @@ static void test_locale_does_not_matter(void **state) {
     setlocale(LC_NUMERIC, "C");
 }
 
+static void test_starts_and_ends(void **state) {
+    (void) state;
+    assert_true(om_text_starts("blk.0", "blk."));
+    assert_true(om_text_starts("blk", "") && om_text_ends("blk", ""));
+    assert_true(om_text_ends("a.weight", ".weight") && om_text_ends(".weight", ".weight"));
+    assert_false(om_text_starts("bl", "blk") || om_text_starts("xblk", "blk"));
+    assert_false(om_text_ends("weight", ".weight") || om_text_ends("a.weights", ".weight"));
+}
+
 static void test_result_release(void **state) {
     (void) state;
     om_result r = { .json = om_strdup("{}"), .text = om_strdup("t") };
@@ -184,6 +193,7 @@ int main(void) {
         cmocka_unit_test(test_format_bytes),
         cmocka_unit_test(test_parse_bytes),
         cmocka_unit_test(test_locale_does_not_matter),
+        cmocka_unit_test(test_starts_and_ends),
         cmocka_unit_test(test_result_release),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
