@@ -246,16 +246,31 @@ static void describe(om_hf_tensor *t, wanted *w, const om_hf_matcher *m) {
     w->n_in = t->ne[0];
 }
 
+/* A tensor without weights would fit, and rows are divided by their number and length. */
+static om_status check_lengths(const om_hf_tensor *t, const om_hf_matcher *m,
+                               const om_family_tensor *row, om_error *err) {
+    for (int i = 0; i < t->n_dims; i++) {
+        if (t->ne[t->n_dims - 1 - i] < 1) {
+            return om_fail(err, OM_E_FORMAT,
+                           "%s: config.json does not say the length of %s: %s is missing", m->where,
+                           t->path, om_hf_dim_name(row->shape[i]));
+        }
+    }
+    return OM_OK;
+}
+
 om_status om_hf_match(om_hf_tensor *out, const om_hf_matcher *m, const om_family_tensor *row,
                       int layer, om_error *err) {
     om_status status = OM_OK;
     om_hf_tensor t = { 0 };
     wanted w = { .row = row, .layer = layer };
+    struct om_hf_source *s = NULL;
     describe(&t, &w, m);
+    OM_TRY(check_lengths(&t, m, row, err));
     if (!find_form(&w, m)) {
         return fail_no_form(err, m, &w);
     }
-    struct om_hf_source *s = om_calloc(1, sizeof *s);
+    s = om_calloc(1, sizeof *s);
     if (s == NULL) {
         return om_fail_nomem(err, sizeof *s);
     }

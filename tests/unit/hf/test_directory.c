@@ -241,6 +241,32 @@ static void test_experts_refused(void **state) {
     fix_release(&f);
 }
 
+/* A length that config.json leaves out is none of 0, though such tensors would fit it. */
+static void test_no_length_refused(void **state) {
+    (void) state;
+    static const char *const names[] = { "gate_proj", "up_proj", "down_proj" };
+    fixture f = { 0 };
+    char n[FIX_NAME], rest[64];
+    fix_add_outside(&f, true);
+    for (int layer = 0; layer < 2; layer++) {
+        fix_add_attention(&f, layer);
+        fix_add1(&f, fix_layer(n, layer, "self_attn.q_proj.bias"), OM_ST_BF16, FIX_H * FIX_D);
+        fix_add1(&f, fix_layer(n, layer, "self_attn.k_proj.bias"), OM_ST_BF16, FIX_KV * FIX_D);
+        fix_add1(&f, fix_layer(n, layer, "self_attn.v_proj.bias"), OM_ST_BF16, FIX_KV * FIX_D);
+        fix_add2(&f, fix_layer(n, layer, "mlp.gate.weight"), OM_ST_BF16, FIX_E, FIX_C);
+        fix_add_experts(&f, layer);
+        fix_add2(&f, fix_layer(n, layer, "mlp.shared_expert_gate.weight"), OM_ST_BF16, 1, FIX_C);
+        for (int i = 0; i < 3; i++) {
+            (void) snprintf(rest, sizeof rest, "mlp.shared_expert.%s.weight", names[i]);
+            fix_add2(&f, fix_layer(n, layer, rest), OM_ST_BF16, i < 2 ? 0 : FIX_C,
+                     i < 2 ? FIX_C : 0);
+        }
+    }
+    check_refused(&f, FIX_CONFIG("qwen2_moe", FIX_MOE), OM_E_FORMAT,
+                  "mlp.shared_expert.gate_proj.weight", "shared_expert_intermediate_size");
+    fix_release(&f);
+}
+
 static void test_configs_refused(void **state) {
     (void) state;
     fixture f = { 0 };
@@ -433,6 +459,7 @@ int main(void) {
         cmocka_unit_test(test_tensors_refused),
         cmocka_unit_test(test_lost_weights_refused),
         cmocka_unit_test(test_experts_refused),
+        cmocka_unit_test(test_no_length_refused),
         cmocka_unit_test(test_configs_refused),
         cmocka_unit_test(test_numbers_refused),
         cmocka_unit_test(test_claims),
