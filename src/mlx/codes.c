@@ -2,6 +2,8 @@
  * experiment. */
 #include "mlx/codes.h"
 
+#include "model/safetensors.h"
+
 /* Eight codes of b bits are b bytes whatever b is, so that is the unit. With `bits` a constant the
  * loops become straight code. */
 static inline void pack_all(unsigned char *out, const uint8_t *codes, int n, int bits) {
@@ -88,22 +90,12 @@ void om_mlx_put(unsigned char *out, float x, om_mlx_dtype dtype) {
     }
 }
 
-static float from_f16(uint32_t h) {
-    const uint32_t sign = (h & 0x8000U) << 16, exponent = (h >> 10) & 31U, mantissa = h & 0x3FFU;
-    if (exponent == 0) {
-        const float x = (float) mantissa * 0x1p-24F;
-        return sign ? -x : x;
-    }
-    return om_float_from(sign | ((exponent == 31 ? 255U : exponent + 112U) << 23) |
-                         (mantissa << 13));
-}
-
 float om_mlx_get(const unsigned char *in, om_mlx_dtype dtype) {
-    uint32_t u = 0;
-    for (int k = 0; k < om_mlx_dtype_bytes(dtype); k++) {
-        u |= (uint32_t) in[k] << (8 * k);
-    }
-    return dtype == OM_MLX_F32   ? om_float_from(u)
-           : dtype == OM_MLX_F16 ? from_f16(u)
-                                 : om_float_from(u << 16);
+    float x = 0;
+    (void) om_st_to_f32(&x,
+                        dtype == OM_MLX_F32   ? OM_ST_F32
+                        : dtype == OM_MLX_F16 ? OM_ST_F16
+                                              : OM_ST_BF16,
+                        in, 1);
+    return x;
 }

@@ -1,5 +1,5 @@
 /* What quants.c, minifloat.c and search.c share: codes in the bit stream of a row, and numbers in
- * the dtype of scales and biases. Little-endian whatever the machine. */
+ * the dtype of scales and biases, as they lie in files. */
 #ifndef OM_MLX_CODES_H
 #define OM_MLX_CODES_H
 
