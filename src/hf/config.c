@@ -3,7 +3,6 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <string.h>
 
 om_status om_config_init(om_config *out, const om_json *doc, const char *file, om_error *err) {
     *out = (om_config){ .root = om_node_root(doc, file) };
@@ -21,20 +20,9 @@ const om_node *om_config_find(const om_config *c, const char *key) {
     return om_node_has(&c->root, key) ? &c->root : NULL;
 }
 
-static bool has_member(const om_node *object, const char *key) {
-    om_node member;
-    void *iter = NULL;
-    while (om_node_next(&member, object, &iter)) {
-        if (strcmp(member.key, key) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 bool om_config_is_null(const om_config *c, const char *key) {
-    return om_config_find(c, key) == NULL &&
-           (has_member(&c->root, key) || (c->has_text && has_member(&c->text, key)));
+    return om_config_find(c, key) == NULL && (om_node_get(&c->root, key) != NULL ||
+                                              (c->has_text && om_node_get(&c->text, key) != NULL));
 }
 
 om_status om_config_i64(int64_t *out, const om_config *c, const char *key, int64_t min, int64_t max,

@@ -15,20 +15,8 @@
 enum { NAME_BYTES = 256 };
 
 int om_hf_index_of(const om_safetensors *st, const char *name) {
-    int low = 0, high = om_safetensors_n(st) - 1;
-    while (low <= high) {
-        const int middle = low + (high - low) / 2;
-        const int order = strcmp(om_safetensors_at(st, middle)->name, name);
-        if (order == 0) {
-            return middle;
-        }
-        if (order < 0) {
-            low = middle + 1;
-        } else {
-            high = middle - 1;
-        }
-    }
-    return -1;
+    const om_st_tensor *t = om_safetensors_find(st, name);
+    return t != NULL ? (int) (t - om_safetensors_at(st, 0)) : -1;
 }
 
 /* ---- names ---- */

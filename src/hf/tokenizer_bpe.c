@@ -101,22 +101,16 @@ static om_status mark_special(om_vocab *v, const om_tokenizer_files *files, cons
     static const char *const keys[] = { "bos_token", "eos_token", "unk_token", "sep_token",
                                         "pad_token", "cls_token", "mask_token" };
     om_status status = OM_OK;
-    om_node vocab, object;
+    om_node vocab;
     if (files->config == NULL) {
         return OM_OK;
     }
     const om_node config = om_node_root(files->config, "tokenizer_config.json");
     OM_TRY(om_node_object(&vocab, model, "vocab", err));
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
-        const char *text = NULL;
-        om_error ignored = { 0 };
+        const char *text = om_token_text(&config, keys[i]);
         int64_t id = 0;
-        if (om_node_str(&text, &config, keys[i], &ignored) != OM_OK &&
-            (om_node_object(&object, &config, keys[i], &ignored) != OM_OK ||
-             om_node_str(&text, &object, "content", &ignored) != OM_OK)) {
-            continue;
-        }
-        if (om_node_has(&vocab, text)) {
+        if (text != NULL && om_node_has(&vocab, text)) {
             OM_TRY(om_node_i64(&id, &vocab, text, 0, (int64_t) v->n - 1, err));
             om_vocab_set_added(v, id, text, 0, true);
         }

@@ -94,6 +94,8 @@ typedef struct om_special_options {
     bool no_bos;     /* add_bos_token is false whatever the files say */
 } om_special_options;
 
+/** A member that may be of any type: the string, or an object's "content"; NULL else. Borrowed. */
+const char *om_token_text(const om_node *object, const char *key);
 /** ids, add_bos_token …, chat templates. */
 om_status om_tokenizer_special(om_pairs *pairs, const om_tokenizer_files *files,
                                const om_special_options *options, om_error *err) OM_WARN_UNUSED;

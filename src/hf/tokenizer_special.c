@@ -40,8 +40,7 @@ static bool same(const char *a, const char *b) {
     return a != NULL && b != NULL && strcmp(a, b) == 0;
 }
 
-/* A member that may be of any type: the string, or an object's "content"; NULL else. */
-static const char *token_text(const om_node *object, const char *key) {
+const char *om_token_text(const om_node *object, const char *key) {
     const char *text = NULL;
     om_node token;
     om_error ignored = { 0 };
@@ -63,7 +62,7 @@ static void read_texts(special *s, const om_tokenizer_files *files) {
     for (int k = 0; k < EOT; k++) {
         char key[32];
         snprintf(key, sizeof key, "%s_token", kinds[k].name);
-        s->text[k] = token_text(&config, key);
+        s->text[k] = om_token_text(&config, key);
     }
 }
 

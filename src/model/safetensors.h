@@ -53,7 +53,8 @@ void om_safetensors_free(om_safetensors *st); /* accepts NULL */
 
 /* Borrowed, valid until om_safetensors_free. */
 int om_safetensors_n(const om_safetensors *st);
-const om_st_tensor *om_safetensors_at(const om_safetensors *st, int i); /* sorted by name */
+const om_st_tensor *om_safetensors_at(const om_safetensors *st,
+                                      int i); /* one array, sorted by name */
 const om_st_tensor *om_safetensors_find(const om_safetensors *st,
                                         const char *name); /* NULL: none */
 int om_safetensors_n_shards(const om_safetensors *st);
