@@ -181,6 +181,47 @@ static void writer_close(writer *w) {
 
 /* ---- with metadata of our own ---- */
 
+/* `name` and its digest, when there is such a file. */
+static om_status add_digest(om_buf *all, const char *dir, const char *name, const om_env *env,
+                            om_error *err) {
+    om_status status = OM_OK;
+    char one[65];
+    char *path = om_path_join(dir, name);
+    if (path == NULL) {
+        return om_fail_nomem(err, strlen(dir));
+    }
+    if (om_file_exists(path)) {
+        OM_TRY(om_sha256_file(one, path, env, err));
+        om_buf_printf(all, " %s %s", name, one);
+    }
+out:
+    om_free(path);
+    return status;
+}
+
+om_status om_hf_gguf_sha256(char hex[65], const om_hf *hf, const om_env *env, om_error *err) {
+    /* beside config.json and the weights: what tokenizer.c and general.c read */
+    static const char *const names[] = { "tokenizer.json",        "tokenizer.model",
+                                         "added_tokens.json",     "tokenizer_config.json",
+                                         "chat_template.json",    "chat_template.jinja",
+                                         "generation_config.json" };
+    om_status status = OM_OK;
+    om_buf all = { 0 };
+    char weights[65];
+    OM_TRY(om_hf_sha256(weights, hf, env, err));
+    om_buf_puts(&all, weights);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        OM_TRY(add_digest(&all, om_hf_path(hf), names[i], env, err));
+    }
+    if (all.failed) {
+        OM_TRY(om_fail_nomem(err, all.cap));
+    }
+    om_sha256_bytes(hex, all.data, all.len);
+out:
+    om_buf_release(&all);
+    return status;
+}
+
 static void put_info(om_buf *b, int64_t *offset, const char *name, int n_dims, const int64_t *ne,
                      const om_format *format) {
     int64_t weights = 1;
@@ -245,7 +286,7 @@ static om_status make_pairs(om_pairs *pairs, om_hf_metadata *m, const om_hf *hf,
     }
     OM_TRY(om_hf_tokenizer(pairs, om_hf_path(hf), model_type, om_hf_config(hf), embedding->ne[1],
                            err));
-    OM_TRY(om_hf_sha256(sha256, hf, env, err));
+    OM_TRY(om_hf_gguf_sha256(sha256, hf, env, err));
     om_pairs_str(pairs, OM_HF_SOURCE_KEY, sha256);
 out:
     return status;

@@ -5,7 +5,7 @@
 #include "hf/directory.h"
 #include "model/gguf.h"
 
-/** Key of the metadata under which the directory's digest (om_hf_sha256) is kept. */
+/** Key of the metadata under which om_hf_gguf_sha256 is kept. */
 #define OM_HF_SOURCE_KEY "optimum.directory.sha256"
 
 /** What llama.cpp's converter would make of the directory, in the source's own precision (FP8 and
@@ -18,6 +18,11 @@
  *  few rows. */
 om_status om_hf_to_gguf(const om_hf *hf, const char *path, const om_env *env,
                         om_error *err) OM_WARN_UNUSED;
+
+/** SHA-256 over all that om_hf_to_gguf reads: om_hf_sha256, and the names and digests of the files
+ * of the tokenizer and of the sampling that are there. */
+om_status om_hf_gguf_sha256(char hex[65], const om_hf *hf, const om_env *env,
+                            om_error *err) OM_WARN_UNUSED;
 
 /** The same weights in F32 under the metadata of another GGUF of the model: its tokenizer and its
  * hyper-parameters. Every tensor of `like` must be there with its shape (tensors that mlx-lm does

@@ -21,7 +21,7 @@ static om_status look(bool *found, const om_hf *hf, const char *path, const om_e
     if (!om_file_exists(path)) {
         return OM_OK;
     }
-    OM_TRY(om_hf_sha256(sha256, hf, env, err));
+    OM_TRY(om_hf_gguf_sha256(sha256, hf, env, err));
     const char *made_from = "";
     if (om_model_open(&model, path, &why) == OM_OK) {
         made_from = om_model_str(model, OM_HF_SOURCE_KEY, "");

@@ -188,11 +188,32 @@ static void test_bits(void **state) {
         assert_int_equal(om_model_u64(m, "%s.attention.key_length", 0), 16);
         assert_int_equal(om_model_array_n(m, "tokenizer.ggml.tokens"), 9);
         assert_int_equal(om_hf_open(&hf, hf_dir, &err), OM_OK);
-        assert_int_equal(om_hf_sha256(sha256, hf, NULL, &err), OM_OK);
+        assert_int_equal(om_hf_gguf_sha256(sha256, hf, NULL, &err), OM_OK);
         assert_string_equal(om_model_str(m, OM_HF_SOURCE_KEY, ""), sha256);
         om_hf_free(hf);
         om_model_free(m);
     }
+}
+
+/* A GGUF is of a directory only as long as the tokenizer is the same, too. */
+static void test_digest(void **state) {
+    (void) state;
+    char before[65], after[65], weights[65], again[65];
+    om_error err = { 0 };
+    om_hf *hf = NULL;
+    write_directory("BF16", -1);
+    assert_int_equal(om_hf_open(&hf, hf_dir, &err), OM_OK);
+    assert_int_equal(om_hf_sha256(weights, hf, NULL, &err), OM_OK);
+    assert_int_equal(om_hf_gguf_sha256(before, hf, NULL, &err), OM_OK);
+    om_tmpdir_write(hf_dir, "chat_template.jinja", "{{ x }}", 7);
+    assert_int_equal(om_hf_gguf_sha256(after, hf, NULL, &err), OM_OK);
+    assert_int_equal(om_hf_sha256(again, hf, NULL, &err), OM_OK);
+    assert_string_equal(weights, again);
+    assert_string_not_equal(before, after);
+    assert_int_equal(remove(om_tmpdir_path(hf_dir, "chat_template.jinja")), 0);
+    assert_int_equal(om_hf_gguf_sha256(again, hf, NULL, &err), OM_OK);
+    assert_string_equal(before, again);
+    om_hf_free(hf);
 }
 
 static om_buf read_out(void) {
@@ -386,6 +407,7 @@ static void test_like_of_another_model(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_digest),
         cmocka_unit_test(test_deterministic),
         cmocka_unit_test(test_like),
         cmocka_unit_test(test_like_of_another_model),
