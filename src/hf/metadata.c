@@ -325,8 +325,8 @@ out:
 static om_status put_experts(om_pairs *pairs, const family *f, const om_config *c, om_error *err) {
     om_status status = OM_OK;
     int64_t n = f->experts, used = f->experts_used;
-    OM_TRY(om_config_get_i64(&n, c, "num_experts", 1, INT32_MAX, err));
     OM_TRY(om_config_get_i64(&n, c, "num_local_experts", 1, INT32_MAX, err));
+    OM_TRY(om_config_get_i64(&n, c, "num_experts", 1, INT32_MAX, err)); /* wins, as in sizes.c */
     OM_TRY(om_config_get_i64(&used, c, "num_experts_per_tok", 1, INT32_MAX, err));
     om_pairs_u32(pairs, "%s.expert_count", (uint32_t) n);
     om_pairs_u32(pairs, "%s.expert_used_count", (uint32_t) used);

@@ -74,6 +74,7 @@ static void test_values(void **state) {
         &m, "qwen3_moe",
         "{" SIZES ",\"num_key_value_heads\":2,\"max_position_embeddings\":4096,\"head_dim\":32,"
         "\"rms_norm_eps\":1e-5,\"rope_theta\":1000000,\"num_experts\":8,\"num_experts_per_tok\":3,"
+        "\"num_local_experts\":4,"
         "\"moe_intermediate_size\":24,\"norm_topk_prob\":true,\"rope_scaling\":null,"
         "\"decoder_sparse_step\":1,\"mlp_only_layers\":[],\"eos_token_id\":[1,2]}");
     expect(g, "demo.block_count", 2);
