@@ -103,7 +103,7 @@ om_status om_plan_write(double *total_nats, char sha256[65], om_plan *plan,
     om_gguf_record final = *record;
     double total = (double) NAN;
 
-    OM_TRY(om_inputs_disk(plan->file_bytes, path, err));
+    OM_TRY(om_disk_check(path, plan->file_bytes, err));
     warn_requantized(plan, env);
     OM_TRY(om_atomic_open(&file, path, err));
     OM_TRY(om_rowquant_new(&q, (om_sink){ write_to_file, &file }, env, err));

@@ -5,7 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -148,19 +147,6 @@ om_status om_inputs_size(int64_t bytes, const om_allocation *a, om_error *err) {
         return om_fail(err, OM_E_MISMATCH,
                        "the file would have %" PRId64 " bytes, the allocation's budget is %" PRId64,
                        bytes, a->budget_bytes);
-    }
-    return OM_OK;
-}
-
-om_status om_inputs_disk(int64_t bytes, const char *path, om_error *err) {
-    const int64_t available = om_disk_free(path);
-    if (available >= 0 && available < bytes) {
-        char need[32], have[32];
-        return om_fail(err, OM_E_IO,
-                       "%s needs %s, its file system has %s free: free some space or "
-                       "write elsewhere (-o)",
-                       path, om_format_bytes(need, (double) bytes, false),
-                       om_format_bytes(have, (double) available, false));
     }
     return OM_OK;
 }

@@ -36,7 +36,4 @@ om_gguf_record om_inputs_record(const om_allocation *a);
  * OM_E_MISMATCH. */
 om_status om_inputs_size(int64_t bytes, const om_allocation *a, om_error *err) OM_WARN_UNUSED;
 
-/** Is there room for `bytes` where `path` will be? Errors: OM_E_IO. */
-om_status om_inputs_disk(int64_t bytes, const char *path, om_error *err) OM_WARN_UNUSED;
-
 #endif

@@ -401,7 +401,7 @@ om_status om_mlx_write(double *total_nats, char sha256[65], om_mlx_plan *plan,
     om_gguf_record final = *record;
     double total = (double) NAN;
 
-    OM_TRY(om_inputs_disk(plan->layout.total_bytes + plan->copies_bytes, path, err));
+    OM_TRY(om_disk_check(path, plan->layout.total_bytes + plan->copies_bytes, err));
     OM_TRY(open_writer(&w, path, err));
     OM_TRY(write_small_files(&w, err));
     OM_TRY(write_items(&total, &w, record, err));

@@ -38,12 +38,8 @@ static om_status open_model(om_hf **out, const om_quantize_options *o, om_error 
 
 /* "out/" and "out" are the same directory. *out owned. */
 static om_status output_path(char **out, const om_quantize_options *o, om_error *err) {
-    size_t n = o->out == NULL ? 0 : strlen(o->out);
-    while (n > 1 && o->out[n - 1] == '/') {
-        n--;
-    }
-    *out = o->out == NULL ? NULL : om_strndup(o->out, n);
-    return o->out != NULL && *out == NULL ? om_fail_nomem(err, n) : OM_OK;
+    *out = o->out == NULL ? NULL : om_strndup(o->out, om_path_length(o->out));
+    return o->out != NULL && *out == NULL ? om_fail_nomem(err, strlen(o->out)) : OM_OK;
 }
 
 static om_status check_output(const om_mlx_plan *plan, const char *path, om_error *err) {

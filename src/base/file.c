@@ -498,6 +498,19 @@ int64_t om_disk_free(const char *path) {
     return bytes >= 9e18 ? INT64_MAX : (int64_t) bytes;
 }
 
+om_status om_disk_check(const char *path, int64_t bytes, om_error *err) {
+    const int64_t room = om_disk_free(path);
+    if (room >= 0 && room < bytes) {
+        char need[32], have[32];
+        return om_fail(err, OM_E_IO,
+                       "%s needs %s, its file system has %s free: free some space or write "
+                       "elsewhere",
+                       path, om_format_bytes(need, (double) bytes, false),
+                       om_format_bytes(have, (double) room, false));
+    }
+    return OM_OK;
+}
+
 /* One directory; existing is fine. -1 with errno. */
 static int make_directory(const char *path) {
     struct stat st;
@@ -536,6 +549,14 @@ om_status om_mkdirs(const char *path, om_error *err) {
     }
     om_free(prefix);
     return status;
+}
+
+size_t om_path_length(const char *path) {
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/') {
+        n--;
+    }
+    return n;
 }
 
 char *om_path_join(const char *dir, const char *name) {

@@ -82,8 +82,14 @@ int64_t om_file_size(const char *path);             /* -1: no such file */
 bool om_file_is_same(const char *a, const char *b); /* one file or directory under two names? */
 /** Free bytes of the file system that holds `path` (or its directory); -1 unknown. */
 int64_t om_disk_free(const char *path);
+/** Is there room for `bytes` where the output `path` will be? An unknown room is enough: writing
+ * will tell. Errors: OM_E_IO with both numbers. */
+om_status om_disk_check(const char *path, int64_t bytes, om_error *err) OM_WARN_UNUSED;
 /** mkdir -p. */
 om_status om_mkdirs(const char *path, om_error *err) OM_WARN_UNUSED;
+/** Length of a path without slashes at its end: "models/Qwen3-8B/" is "models/Qwen3-8B", "/" stays.
+ */
+size_t om_path_length(const char *path);
 /** Owned: dir + "/" + name (om_free). NULL when memory is short. */
 char *om_path_join(const char *dir, const char *name);
 /** A path written into the file `document`: as it is, or beside the document when the folder has

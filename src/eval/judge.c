@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "eval/choices.h"
@@ -205,7 +206,7 @@ out:
 }
 
 static void describe_file(om_evaluation *e, const om_unpacked *u, const char *path) {
-    snprintf(e->model_path, sizeof(e->model_path), "%s", path);
+    snprintf(e->model_path, sizeof(e->model_path), "%.*s", (int) om_path_length(path), path);
     memcpy(e->model_sha256, u->sha256, sizeof(e->model_sha256));
     e->container = u->container;
     e->file_bytes = u->bytes;

@@ -189,7 +189,7 @@ om_status om_hf_assemble(om_hf **out, om_json *config, om_safetensors *st, const
     }
     hf->config = config;
     hf->st = st;
-    hf->path = om_strdup(path);
+    hf->path = om_strndup(path, om_path_length(path));
     file = om_path_join(path, "config.json");
     if (hf->path == NULL || file == NULL) {
         status = om_fail_nomem(err, strlen(path) + 1);

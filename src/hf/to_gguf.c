@@ -120,19 +120,6 @@ out:
 
 /* ---- a file under construction ---- */
 
-static om_status check_disk(const char *path, int64_t bytes, om_error *err) {
-    const int64_t available = om_disk_free(path);
-    if (available >= 0 && available < bytes) {
-        char need[32], have[32];
-        return om_fail(err, OM_E_IO,
-                       "%s needs %s, its file system has %s free: free some space or write "
-                       "elsewhere",
-                       path, om_format_bytes(need, (double) bytes, false),
-                       om_format_bytes(have, (double) available, false));
-    }
-    return OM_OK;
-}
-
 /* `header` [n] precedes the data, `total` is the whole file. */
 static om_status writer_open(writer *w, const om_hf *hf, const char *path, const void *header,
                              int64_t n, int64_t total, const om_env *env, om_error *err) {
@@ -142,7 +129,7 @@ static om_status writer_open(writer *w, const om_hf *hf, const char *path, const
         const int64_t row = om_hf_tensor_at(hf, i)->ne[0];
         w->n_floats = row > w->n_floats ? row : w->n_floats;
     }
-    OM_TRY(check_disk(path, total, err));
+    OM_TRY(om_disk_check(path, total, err));
     w->rows = om_alloc_aligned((size_t) w->n_floats * sizeof *w->rows);
     w->coded = om_alloc_aligned((size_t) w->n_floats * sizeof *w->rows);
     if (w->rows == NULL || w->coded == NULL) {

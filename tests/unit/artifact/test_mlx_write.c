@@ -115,6 +115,8 @@ static void small_files(void **state) {
                     78);
     om_tmpdir_write(f.model, "chat_template.jinja", "{{ x }}", 7);
     om_tmpdir_write(f.model, "model.old.bin", "x", 1);
+    strcat(f.model, "/"); /* as a shell completes it */
+    strcat(f.out, "/");
     must(quantize(&r, &f, NULL, 1, &err), &err);
     assert_same_files(f.model, f.out, "tokenizer.json");
     assert_same_files(f.model, f.out, "tokenizer_config.json");

@@ -439,6 +439,14 @@ static void test_places(void **state) {
     assert_true(om_disk_free(file) > 0);
     assert_true(om_disk_free(om_tmpdir_path(*state, "none")) > 0);
     assert_int_equal(om_disk_free("/no/such/folder/at/all"), -1);
+    err = (om_error){ 0 };
+    assert_int_equal(om_disk_check(file, 1, &err), OM_OK);
+    assert_int_equal(om_disk_check(file, INT64_MAX, &err), OM_E_IO);
+    assert_non_null(strstr(err.text, "free some space"));
+    assert_int_equal(om_path_length("a/b//"), 3);
+    assert_int_equal(om_path_length("a/b"), 3);
+    assert_int_equal(om_path_length("//"), 1);
+    assert_int_equal(om_path_length(""), 0);
 
     static const char *const joined[][3] = {
         { "a", "b", "a/b" }, { "a/", "b", "a/b" }, { "", "b", "b" }, { "/", "b", "/b" }
