@@ -30,10 +30,7 @@ static bool is_split(const char *s) {
 }
 
 void om_job_model_name(char *dst, size_t cap, const char *path) {
-    size_t end = strlen(path); /* of a folder the name may end in slashes */
-    while (end > 1 && path[end - 1] == '/') {
-        end--;
-    }
+    const size_t end = om_path_length(path); /* of a folder the name may end in slashes */
     size_t start = end;
     while (start > 0 && path[start - 1] != '/') {
         start--;
@@ -81,7 +78,7 @@ static om_status set_paths(om_job *job, om_error *err) {
             return om_fail_nomem(err, strlen(dir) + 32);
         }
     }
-    if (!om_hf_is_directory(job->options->model)) { /* nothing to make */
+    if (!job->is_directory) { /* nothing to make */
         om_free(job->gguf);
         job->gguf = om_strdup(job->options->model);
     }
@@ -90,31 +87,35 @@ static om_status set_paths(om_job *job, om_error *err) {
 
 /* ---- types to profile ---- */
 
-/* Does a list "a,b,c", or the type of a pin "REGEX=TYPE", name a type that is not profiled by
- * default? Appends it to extra. */
-static void collect_opt_in(om_buf *extra, const char *list, size_t n) {
+/* The next of "a,b,c", NULL when no type has this name; false at the end. */
+static bool next_type(const om_format **out, const char **list) {
     char name[32];
-    size_t start = 0;
-    for (size_t i = 0; i <= n; i++) {
-        if (i < n && list[i] != ',') {
-            continue;
+    const char *p = *list + strspn(*list, " ,");
+    const size_t n = strcspn(p, " ,"), kept = n < sizeof name ? n : sizeof name - 1;
+    memcpy(name, p, kept);
+    name[kept] = '\0';
+    *out = om_format_by_name(name);
+    *list = p + n;
+    return n > 0;
+}
+
+/* Append the types of a list that are not profiled by default. */
+static void collect_opt_in(om_buf *extra, const char *list) {
+    const om_format *f;
+    while (next_type(&f, &list)) {
+        if (f && f->use == OM_FORMAT_OPT_IN) {
+            om_buf_printf(extra, ",%s", f->name);
         }
-        size_t first = start, last = i;
-        while (first < last && list[first] == ' ') {
-            first++;
+    }
+}
+
+/* What is profiled by default, of one catalogue. */
+static void put_common(om_buf *list, const om_format *(*at)(int i)) {
+    const om_format *f;
+    for (int i = 0; (f = at(i)) != NULL; i++) {
+        if (f->use == OM_FORMAT_COMMON) {
+            om_buf_printf(list, "%s%s", list->len > 0 ? "," : "", f->name);
         }
-        while (last > first && list[last - 1] == ' ') {
-            last--;
-        }
-        if (last - first > 0 && last - first < sizeof name) {
-            memcpy(name, list + first, last - first);
-            name[last - first] = '\0';
-            const om_format *f = om_format_by_name(name);
-            if (f && f->use == OM_FORMAT_OPT_IN) {
-                om_buf_printf(extra, ",%s", f->name);
-            }
-        }
-        start = i + 1;
     }
 }
 
@@ -124,20 +125,18 @@ static om_status set_types(om_job *job, om_error *err) {
     const om_run_options *o = job->options;
     om_buf extra = { 0 }, all = { 0 };
     if (o->types) {
-        collect_opt_in(&extra, o->types, strlen(o->types));
+        collect_opt_in(&extra, o->types);
     }
     for (int i = 0; i < o->n_pins; i++) {
         const char *type = strrchr(o->pins[i], '=');
         if (type) {
-            collect_opt_in(&extra, type + 1, strlen(type + 1));
+            collect_opt_in(&extra, type + 1);
         }
     }
     if (extra.len > 0) {
-        const om_format *f;
-        for (int i = 0; (f = om_format_at(i)) != NULL; i++) {
-            if (f->use == OM_FORMAT_COMMON) {
-                om_buf_printf(&all, "%s%s", all.len > 0 ? "," : "", f->name);
-            }
+        put_common(&all, om_format_at);
+        if (om_job_profiles_mlx(o)) {
+            put_common(&all, om_format_mlx_at);
         }
         om_buf_puts(&all, extra.data);
         job->types = om_buf_take(&all);
@@ -152,6 +151,59 @@ static om_status set_types(om_job *job, om_error *err) {
 
 bool om_job_covers(const om_run_options *o) {
     return o->select && strcmp(o->select, "cover") == 0;
+}
+
+bool om_job_profiles_mlx(const om_run_options *o) {
+    return o->to && strcmp(o->to, "gguf") != 0;
+}
+
+static bool makes(const om_run_options *o, om_container container) {
+    const bool mlx = om_job_profiles_mlx(o);
+    return (mlx && strcmp(o->to, "both") == 0) || mlx == (container == OM_CONTAINER_MLX);
+}
+
+/* Every container that is made must have types left: hours lie between the first result and the
+ * second. */
+static om_status check_types(const om_run_options *o, om_container container, om_error *err) {
+    const bool mlx = container == OM_CONTAINER_MLX;
+    const om_format *f;
+    bool some = o->types == NULL;
+    for (const char *list = o->types; list && next_type(&f, &list);) {
+        some = some || (f && om_format_in(f, container));
+    }
+    if (!some) {
+        return om_fail(err, OM_E_ARG, "--types %s names no type of %s: add one, or leave it out",
+                       o->types, mlx ? "MLX" : "GGUF");
+    }
+    for (int i = 0; i < o->n_pins; i++) {
+        f = om_format_by_name(strrchr(o->pins[i], '=') + 1);
+        if (!om_format_in(f, container)) {
+            return om_fail(err, OM_E_ARG,
+                           "pin \"%s\": %s is no type of %s; for both containers run once with "
+                           "--to gguf and once with --to mlx",
+                           o->pins[i], f->name, mlx ? "MLX" : "GGUF");
+        }
+    }
+    return OM_OK;
+}
+
+static om_status check_names(const om_run_options *o, om_error *err) {
+    om_status status = OM_OK;
+    for (int i = 0; i < o->n_pins; i++) {
+        const char *type = strrchr(o->pins[i], '=');
+        if (!type || !om_format_by_name(type + 1)) {
+            OM_TRY(om_fail(err, OM_E_ARG, "pin \"%s\": expected REGEX=TYPE with TYPE one of %s",
+                           o->pins[i], om_format_list()));
+        }
+    }
+    OM_TRY(om_candidates_check(o->types, err));
+    for (int c = 0; c < OM_CONTAINER_COUNT; c++) {
+        if (makes(o, (om_container) c)) {
+            OM_TRY(check_types(o, (om_container) c, err));
+        }
+    }
+out:
+    return status;
 }
 
 static om_status check_options(const om_run_options *o, om_error *err) {
@@ -183,17 +235,10 @@ static om_status check_options(const om_run_options *o, om_error *err) {
     if (o->eval_text && !om_file_exists(o->eval_text)) {
         return om_fail(err, OM_E_IO, "no evaluation text at %s", o->eval_text);
     }
-    for (int i = 0; i < o->n_pins; i++) {
-        const char *type = strrchr(o->pins[i], '=');
-        if (!type || !om_format_by_name(type + 1)) {
-            return om_fail(err, OM_E_ARG, "pin \"%s\": expected REGEX=TYPE with TYPE one of %s",
-                           o->pins[i], om_format_list());
-        }
-    }
     if (o->select && !om_job_covers(o) && strcmp(o->select, "spread") != 0) {
         return om_fail(err, OM_E_ARG, "--select %s: expected spread or cover", o->select);
     }
-    return om_candidates_check(o->types, err);
+    return check_names(o, err);
 }
 
 om_status om_job_check_model(om_job *job, om_error *err) {
@@ -241,8 +286,8 @@ om_status om_job_init(om_job *job, const om_run_options *options, om_container c
     om_status status = OM_OK;
     *job = (om_job){ .options = options, .env = env, .container = container };
     OM_TRY(check_options(options, err));
-    const bool is_directory = om_hf_is_directory(options->model);
-    if (container == OM_CONTAINER_MLX && !is_directory) {
+    job->is_directory = om_hf_is_directory(options->model);
+    if (om_job_profiles_mlx(options) && !job->is_directory) { /* also before the GGUF of both */
         OM_TRY(om_fail(err, OM_E_ARG,
                        "%s: --to %s needs the model's Hugging Face folder (config.json, "
                        "safetensors, tokenizer)",
@@ -250,7 +295,7 @@ om_status om_job_init(om_job *job, const om_run_options *options, om_container c
     }
     OM_TRY(set_paths(job, err));
     OM_TRY(set_types(job, err));
-    OM_TRY(is_directory ? look_at_directory(job, err) : om_job_check_model(job, err));
+    OM_TRY(job->is_directory ? look_at_directory(job, err) : om_job_check_model(job, err));
 out:
     return status;
 }

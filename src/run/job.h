@@ -16,6 +16,7 @@ typedef struct om_job {
     om_run_texts texts;
     int64_t model_bytes, model_params;
     om_container container; /* of the result */
+    bool is_directory;      /* the model: its GGUF is made first */
     char *gguf;             /* full precision: the model itself, or made of its directory */
     char *profile, *stats, *allocation, *curve, *reference, *eval, *report; /* paths in out_dir */
     char *artifact;          /* the GGUF or the directory; known after allocate */
@@ -38,6 +39,9 @@ void om_job_release(om_job *job);
 
 /** Are the calibration windows chosen to cover the experts? */
 bool om_job_covers(const om_run_options *options);
+
+/** Is a result for MLX wanted, so that the profile is made for both containers? */
+bool om_job_profiles_mlx(const om_run_options *options);
 
 /** "SmolLM2-135M" of "/models/SmolLM2-135M-BF16-00001-of-00002.gguf". dst is cut when full. */
 void om_job_model_name(char *dst, size_t cap, const char *path);

@@ -10,7 +10,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "hf/directory.h"
 #include "profile/source.h"
 #include "run/job.h"
 
@@ -45,7 +44,7 @@ bool om_job_kept(const om_job *job, const char *stage, const char *key, const ch
 om_status om_stage_gguf(om_job *job, om_error *err) {
     om_status status = OM_OK;
     char *gguf = NULL;
-    if (!om_hf_is_directory(job->options->model)) {
+    if (!job->is_directory) {
         return OM_OK;
     }
     OM_TRY(om_profile_source(&gguf, job->options->model, job->gguf, job->env, err));
@@ -144,7 +143,7 @@ om_status om_stage_profile(om_job *job, om_error *err) {
     char key[65];
     const char *const outputs[] = { job->profile, job->stats };
     /* for MLX the types of GGUF are measured too: they cost little, and one profile serves both */
-    const char *to = o->to && strcmp(o->to, "gguf") != 0 ? "both" : NULL;
+    const char *to = om_job_profiles_mlx(o) ? "both" : NULL;
     om_key_str(&k, "model", job->state.model_sha256);
     for (int i = 0; i < job->texts.n_calib; i++) {
         OM_TRY(om_key_file(&k, "calibration", job->texts.calib[i], err));

@@ -26,6 +26,10 @@ void om_job_plan_text(om_buf *out, const om_job *job) {
     const int chunks = o->n_eval_chunks > 0 ? o->n_eval_chunks : OM_RUN_EVAL_CHUNKS;
     const int files = o->no_baselines ? 1 : 1 + OM_RUN_MAX_BASELINES;
     char model[32], most[32], disk[32];
+    if (job->is_directory) {
+        om_buf_printf(out, "gguf       %s, of about %s, is made and kept\n", job->gguf,
+                      om_format_bytes(model, (double) job->model_bytes, false));
+    }
     om_buf_printf(out,
                   "reference  the full-precision model (%s) reads up to %d windows of %d tokens\n",
                   om_format_bytes(model, (double) job->model_bytes, false), chunks, OM_RUN_CTX);
@@ -43,12 +47,20 @@ void om_job_plan_text(om_buf *out, const om_job *job) {
     om_buf_printf(out, "quantize   one file of at most %s\n",
                   om_format_bytes(most, (double) most_bytes(job), false));
     om_buf_printf(out, "eval       %s\n",
-                  files > 1 ? "that file, then up to 3 presets that are not larger, one at a time"
-                            : "that file");
+                  files > 1
+                      ? "that file, then up to 3 plain ones that are not larger, one at a time"
+                      : "that file");
     om_buf_printf(out, "report     %s\n", job->report);
     om_buf_printf(out, "disk       up to %s in %s, besides the statistics and the reference file\n",
-                  om_format_bytes(disk, (files > 1 ? 2.0 : 1.0) * (double) most_bytes(job), false),
+                  om_format_bytes(disk,
+                                  (files > 1 ? 2.0 : 1.0) * (double) most_bytes(job) +
+                                      (job->is_directory ? (double) job->model_bytes : 0.0),
+                                  false),
                   o->out_dir);
+    if (job->container == OM_CONTAINER_MLX) {
+        om_buf_printf(out, "           and %s for what is judged in F32, removed after it\n",
+                      om_format_bytes(disk, 4.0 * (double) job->model_params, false));
+    }
 }
 
 om_status om_job_plan_result(om_result *out, const om_job *job, om_error *err) {
