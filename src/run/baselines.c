@@ -111,6 +111,7 @@ static void remove_artifact(const char *path) {
 static om_status make_and_judge(const om_job *job, const baseline *b, om_error *err) {
     om_status status = OM_OK;
     om_result r = { 0 };
+    bool made = false; /* else what has the name is not ours to delete */
     const bool mlx = job->container == OM_CONTAINER_MLX;
     OM_TRY(om_allocate(&r,
                        &(om_allocate_options){ .profile = job->profile,
@@ -126,6 +127,7 @@ static om_status make_and_judge(const om_job *job, const baseline *b, om_error *
                                                .allocation = b->allocation,
                                                .out = b->artifact },
                        job->env, err));
+    made = true;
     om_result_release(&r);
     om_eval_options options = om_job_eval_options(job, b->artifact, b->eval);
     options.no_speed = true;
@@ -133,7 +135,9 @@ static om_status make_and_judge(const om_job *job, const baseline *b, om_error *
     OM_TRY(set_label(b, err));
 out:
     om_result_release(&r);
-    remove_artifact(b->artifact);
+    if (made) {
+        remove_artifact(b->artifact);
+    }
     (void) unlink(b->allocation);
     return status;
 }
