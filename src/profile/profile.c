@@ -480,11 +480,19 @@ out:
     return status;
 }
 
-static om_status check_sums(const om_profile *p, const char *file, om_error *err) {
-    int64_t params = 0, bytes = p->metadata_bytes;
-    for (int i = 0; i < p->n_fixed && bytes <= MAX_SUM; i++) {
-        bytes += om_pad(p->fixed[i].bytes, p->alignment);
+/* Past MAX_SUM it need not be exact. */
+static int64_t sum_fixed(int64_t metadata_bytes, const om_fixed *fixed, int n, int64_t alignment) {
+    int64_t bytes = metadata_bytes;
+    for (int i = 0; i < n && bytes <= MAX_SUM; i++) {
+        bytes += om_pad(fixed[i].bytes, alignment);
     }
+    return bytes;
+}
+
+static om_status check_sums(const om_profile *p, const char *file, om_error *err) {
+    int64_t params = 0, bytes = sum_fixed(p->metadata_bytes, p->fixed, p->n_fixed, p->alignment);
+    /* of MLX, where a matrix has at most the 16 bits a weight that model.params bounds */
+    const int64_t mlx = sum_fixed(p->mlx.metadata_bytes, p->mlx.fixed, p->mlx.n_fixed, 1);
     for (int i = 0; i < p->n_units && bytes <= MAX_SUM; i++) {
         const om_unit *u = &p->units[i];
         params += u->params; /* < 2^20 tensors of < 2^50 would overflow, so stop early */
@@ -495,7 +503,7 @@ static om_status check_sums(const om_profile *p, const char *file, om_error *err
                            (long long) p->params);
         }
     }
-    if (bytes > MAX_SUM) {
+    if (bytes > MAX_SUM || mlx > MAX_SUM) {
         return om_fail(err, OM_E_FORMAT, "%s: the sizes add up to more than 2^60 bytes", file);
     }
     return OM_OK;

@@ -29,7 +29,7 @@ static om_status look(bool *found, const om_hf *hf, const char *path, const om_e
     if (strcmp(made_from, sha256) != 0) {
         OM_TRY(om_fail(err, OM_E_ARG,
                        "%s is there already and is not the GGUF of %s as it is now: remove it, or "
-                       "name another file with --gguf-out",
+                       "let the GGUF be written elsewhere (profile --gguf-out FILE, run -o DIR)",
                        path, om_hf_path(hf)));
     }
     *found = true;

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "base/buf.h"
 #include "profile/profile.h"
 
 /* Written by hand from docs/formats.md: an F32 source, of which MLX keeps 16 bits. */
@@ -94,11 +95,29 @@ static void test_made_for_one(void **state) {
     om_profile_free(p);
 }
 
+/* 2^13 tensors of 2^50 bytes do not fit in 63 bits. */
+static void test_sums_of_mlx(void **state) {
+    (void) state;
+    om_buf text = { 0 };
+    om_profile *p = NULL;
+    om_error err = { 0 };
+    const char *fixed = strstr(both, "{\"name\":\"output_norm.weight\",\"bytes\":128}");
+    om_buf_add(&text, both, (size_t) (fixed - both));
+    for (int i = 0; i < 8192; i++) {
+        om_buf_printf(&text, "{\"name\":\"n%d\",\"bytes\":1125899906842624},", i);
+    }
+    om_buf_puts(&text, fixed);
+    assert_int_equal(om_profile_parse(&p, text.data, text.len, "p.json", &err), OM_E_FORMAT);
+    assert_non_null(strstr(err.text, "add up to more than 2^60"));
+    om_buf_release(&text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gguf),
         cmocka_unit_test(test_mlx),
         cmocka_unit_test(test_made_for_one),
+        cmocka_unit_test(test_sums_of_mlx),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
