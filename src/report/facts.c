@@ -123,7 +123,8 @@ void om_section_facts(om_buf *out, const om_report_input *in) {
     if (in->eval) {
         facts_evaluation(out, in->eval);
         open_fact(out, "Run it");
-        om_buf_puts(out, "<code>llama-server -m ");
+        om_buf_puts(out, in->eval->container == OM_CONTAINER_MLX ? "<code>mlx_lm.server --model "
+                                                                 : "<code>llama-server -m ");
         om_html_text(out, base_name(in->eval->model_path));
         om_buf_puts(out, "</code>");
         close_fact(out);

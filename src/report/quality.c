@@ -187,10 +187,15 @@ static void predicted_notes(om_buf *out, const om_report_input *in) {
     }
     om_buf_puts(out, "<li>The prediction adds up the tensors as if their errors were independent. "
                      "Below about 3.5 bits per weight they interact and the sum falls short.</li>");
-    om_buf_puts(out,
-                "<li>llama.cpp's CPU kernels also round activations to 8 bits. That loss is in "
-                "every measured number and in no prediction; it belongs to the runtime, not to "
-                "the file.</li>");
+    if (in->allocation->container == OM_CONTAINER_MLX) {
+        om_buf_puts(out, "<li>The models for mlx-lm were measured as their values in F32: what its "
+                         "kernels round besides is in no number here.</li>");
+    } else {
+        om_buf_puts(out,
+                    "<li>llama.cpp's CPU kernels also round activations to 8 bits. That loss is in "
+                    "every measured number and in no prediction; it belongs to the runtime, not to "
+                    "the file.</li>");
+    }
     if (in->other_reference) {
         om_buf_puts(out,
                     "<li>The reference of the measurement is another file than the one that was "

@@ -345,6 +345,45 @@ static void refuses_damaged_sweeps(void **state) {
     refused(f, OM_E_ARG, "output");
 }
 
+/* What is said of llama.cpp is not said of a directory for mlx-lm. */
+static void speaks_of_the_runtime(void **state) {
+    fixture *f = *state;
+    char *html = report(f);
+    assert_non_null(strstr(html, "llama-server -m file.gguf"));
+    assert_non_null(strstr(html, "round activations to 8 bits"));
+    om_free(html);
+    om_error err = { 0 };
+    om_profile *p = NULL;
+    om_allocation *a = NULL;
+    assert_int_equal(om_profile_read(&p, f->profile, &err), OM_OK);
+    p->mlx.known = true;
+    for (int i = 0; i < p->n_units; i++) { /* something to choose in MLX */
+        om_choice *c = &p->units[i].choices[0];
+        c->format = om_format_by_name("mlx_4bit_g64");
+        c->bytes = om_format_size(c->format, p->units[i].n_in, p->units[i].n_out);
+    }
+    assert_int_equal(om_profile_write(p, f->profile, &err), OM_OK);
+    om_profile_free(p);
+    assert_int_equal(om_profile_read(&p, f->profile, &err), OM_OK);
+    assert_int_equal(om_allocation_read(&a, f->allocation, &err), OM_OK);
+    memcpy(a->profile_sha256, p->sha256, sizeof a->profile_sha256);
+    a->container = OM_CONTAINER_MLX;
+    for (int i = 0; i < a->n_tensors; i++) {
+        a->tensors[i].format = om_format_by_name("mlx_4bit_g64");
+    }
+    assert_int_equal(om_allocation_write(a, f->allocation, &err), OM_OK);
+    om_evaluation e = evaluation("optimal", f->bytes, 0.0234);
+    e.container = OM_CONTAINER_MLX;
+    write_evaluation(f->eval, e);
+    html = report(f);
+    assert_non_null(strstr(html, "mlx_lm.server --model file.gguf"));
+    assert_null(strstr(html, "round activations to 8 bits"));
+    assert_null(strstr(html, "llama-server"));
+    om_free(html);
+    om_profile_free(p);
+    om_allocation_free(a);
+}
+
 static void compares_fairly(void **state) {
     (void) state;
     om_evaluation ours = evaluation("optimal", 1000, 0.02), a = evaluation("preset:A", 1000, 0.03),
@@ -374,6 +413,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(works_without_measurement, setup, teardown),
         cmocka_unit_test_setup_teardown(refuses_a_broken_chain, setup, teardown),
         cmocka_unit_test_setup_teardown(refuses_damaged_sweeps, setup, teardown),
+        cmocka_unit_test_setup_teardown(speaks_of_the_runtime, setup, teardown),
         cmocka_unit_test(compares_fairly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
