@@ -113,21 +113,6 @@ static om_status add_names(modules *m, const char *tensor, om_error *err) {
 
 /* ---- the module ---- */
 
-static const char *mode_of(const om_format *format) {
-    switch (format->mlx) {
-    case OM_MLX_MXFP4:
-        return "mxfp4";
-    case OM_MLX_NVFP4:
-        return "nvfp4";
-    case OM_MLX_MXFP8:
-        return "mxfp8";
-    case OM_MLX_NONE:
-    case OM_MLX_AFFINE:
-        break;
-    }
-    return "affine";
-}
-
 /* "blk.3.attn_q", as the module's own function puts it together. */
 static void put_key(om_buf *b, const char *tensor) {
     char role[64];
@@ -150,7 +135,7 @@ static void put_types(om_buf *b, const om_allocation *a) {
         if (f->mlx == OM_MLX_NONE) {
             om_buf_puts(b, "None,\n");
         } else {
-            om_buf_printf(b, "(%d, %d, \"%s\"),\n", f->block, f->bits, mode_of(f));
+            om_buf_printf(b, "(%d, %d, \"%s\"),\n", f->block, f->bits, om_mlx_mode_name(f->mlx));
         }
     }
     om_buf_puts(b, "}\n\n");

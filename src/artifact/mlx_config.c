@@ -150,27 +150,12 @@ const om_format *om_mlx_config_default(const om_mlx_item *items, int n) {
     return best;
 }
 
-static const char *mode_name(om_mlx_mode mode) {
-    switch (mode) {
-    case OM_MLX_MXFP4:
-        return "mxfp4";
-    case OM_MLX_NVFP4:
-        return "nvfp4";
-    case OM_MLX_MXFP8:
-        return "mxfp8";
-    case OM_MLX_NONE:
-    case OM_MLX_AFFINE:
-        break;
-    }
-    return "affine";
-}
-
 static om_json *type_of(const om_format *format, bool with_mode) {
     om_json *o = om_json_object();
     om_json_set_i64(o, "group_size", format->block);
     om_json_set_i64(o, "bits", format->bits);
     if (with_mode || format->mlx != OM_MLX_AFFINE) {
-        om_json_set_str(o, "mode", mode_name(format->mlx));
+        om_json_set_str(o, "mode", om_mlx_mode_name(format->mlx));
     }
     return o;
 }

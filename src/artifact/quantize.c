@@ -56,6 +56,19 @@ static om_status check_container(const om_allocation *a, const om_quantize_optio
     return OM_OK;
 }
 
+static om_status check_options(const om_quantize_options *o, om_error *err) {
+    if (o->round != NULL) {
+        return om_fail(err, OM_E_ARG, "--round is for --to mlx; a GGUF is rounded by ggml");
+    }
+    if (om_hf_is_directory(o->model)) {
+        return om_fail(err, OM_E_ARG,
+                       "%s is a directory, and a GGUF is made from a GGUF: give the one that "
+                       "profile made of it (profile.gguf beside profile.json)",
+                       o->model);
+    }
+    return OM_OK;
+}
+
 /* ---- result ---- */
 
 static om_outcome_tensor tensor_at(const void *ud, int i) {
@@ -105,6 +118,7 @@ static om_status quantize_gguf(om_result *out, const om_quantize_options *option
 
     OM_TRY(om_allocation_read(&allocation, options->allocation, err));
     OM_TRY(check_container(allocation, options, err));
+    OM_TRY(check_options(options, err));
     OM_TRY(om_model_open(&model, options->model, err));
     if (!options->dry_run) {
         OM_TRY(check_output(options, model, err));

@@ -131,6 +131,21 @@ const char *om_container_name(om_container container) {
     return container == OM_CONTAINER_MLX ? "mlx" : "gguf";
 }
 
+const char *om_mlx_mode_name(om_mlx_mode mode) {
+    switch (mode) {
+    case OM_MLX_MXFP4:
+        return "mxfp4";
+    case OM_MLX_NVFP4:
+        return "nvfp4";
+    case OM_MLX_MXFP8:
+        return "mxfp8";
+    case OM_MLX_NONE:
+    case OM_MLX_AFFINE:
+        break;
+    }
+    return "affine";
+}
+
 double om_format_bpw(const om_format *format) {
     return 8.0 * format->block_bytes / format->block;
 }

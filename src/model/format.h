@@ -40,6 +40,8 @@ typedef struct om_format {
     int bits; /* of an MLX code; 0: a type of ggml */
 } om_format;
 
+/** MLX's name of a mode, as config.json has it: "affine" also for OM_MLX_NONE. */
+const char *om_mlx_mode_name(om_mlx_mode mode);
 /** By name, case-insensitive; NULL: unknown. */
 const om_format *om_format_by_name(const char *name);
 /** By ggml type id; NULL: unknown. */

@@ -76,6 +76,31 @@ static void allocations_for_a_gguf_are_refused(void **state) {
     end(&f);
 }
 
+static void options_of_the_other_container_are_refused(void **state) {
+    (void) state;
+    fixture f = begin(&llama);
+    om_error err = { 0 };
+    om_result r = { 0 };
+    f.a->container = OM_CONTAINER_GGUF;
+    for (int i = 0; i < f.a->n_tensors; i++) {
+        f.a->tensors[i].format = om_format_by_name("q8_0");
+        f.a->tensors[i].probe = (om_probe){ 0 };
+    }
+    must(om_allocation_write(f.a, f.allocation, &err), &err);
+    om_quantize_options o = {
+        .model = f.model, .allocation = f.allocation, .out = f.out, .to = "gguf"
+    };
+    assert_int_equal(om_quantize(&r, &o, NULL, &err), OM_E_ARG);
+    assert_non_null(strstr(err.text, "give the one that profile made"));
+    o.model = f.stats; /* a GGUF */
+    o.round = "plain";
+    err = (om_error){ 0 };
+    assert_int_equal(om_quantize(&r, &o, NULL, &err), OM_E_ARG);
+    assert_non_null(strstr(err.text, "--round is for --to mlx"));
+    expect_no_output(&f);
+    end(&f);
+}
+
 /* The weights of another model with the same shapes: found by their content. */
 static void another_model_is_refused(void **state) {
     (void) state;
@@ -171,6 +196,7 @@ int main(void) {
         cmocka_unit_test(dry_run_writes_nothing),
         cmocka_unit_test(wrong_allocations_are_refused),
         cmocka_unit_test(allocations_for_a_gguf_are_refused),
+        cmocka_unit_test(options_of_the_other_container_are_refused),
         cmocka_unit_test(another_model_is_refused),
         cmocka_unit_test(missing_tokenizer_is_refused),
         cmocka_unit_test(not_finite_source_is_refused),
