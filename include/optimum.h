@@ -155,7 +155,7 @@ typedef struct om_profile_options {
                               that show the experts of a mixture best */
     uint64_t seed;         /* labels are sampled from the model with it */
     int64_t max_ram_bytes; /* 0 = no limit; the pass refuses to start when it will not fit */
-    bool restart;          /* ignore a checkpoint of the same work */
+    bool restart;          /* ignore a checkpoint and statistics of the same work */
 } om_profile_options;
 om_status om_profile_run(om_result *out, const om_profile_options *options, const om_env *env,
                          om_error *err) OM_WARN_UNUSED;
@@ -190,11 +190,11 @@ om_status om_allocate(om_result *out, const om_allocate_options *options, const 
 /** Write the quantized GGUF, or MLX directory, of an allocation. */
 typedef struct om_quantize_options {
     const char *model;
-    const char *to; /* "gguf" or "mlx"; NULL: what the allocation is for */
+    const char *to; /* "gguf" or "mlx"; NULL: mlx when the model is a directory */
     const char
         *round; /* MLX: NULL or "search": weighted by the statistics; "plain": as mx.quantize */
     const char *allocation; /* allocation.json */
-    const char *out;        /* GGUF */
+    const char *out;        /* GGUF, or directory */
     const char *stats;      /* statistics GGUF; NULL: the one the allocation names, hash checked */
     const char *imatrix;    /* any imatrix (GGUF or legacy .dat) instead of stats */
     bool dry_run;           /* print the plan, touch no weights */

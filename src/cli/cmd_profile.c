@@ -94,7 +94,7 @@ static const om_opt options[] = {
     { .name = "restart",
       .kind = OM_OPT_FLAG,
       .offset = offsetof(args, o.restart),
-      .help = "ignore what an interrupted run has left" },
+      .help = "ignore what an earlier run has left: its statistics, or a checkpoint" },
 };
 
 static om_status run(om_result *out, void *p, const om_env *env, om_error *err) {
