@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "model/gguf.h"
+#include "model/safetensors.h"
 #include "report/verdict.h"
 
 #define MAX_BYTES ((int64_t) 1 << 62)
@@ -165,26 +166,53 @@ static om_status check_baseline(const om_evaluation *ours, const om_evaluation *
     return OM_OK;
 }
 
+static void keep_digest(char sha256[65], const char *text) {
+    if (text != NULL && strlen(text) == 64) {
+        memcpy(sha256, text, 65);
+    }
+}
+
+/* The allocation that a GGUF, or a directory for mlx-lm, was made from; "": it does not say. */
+static void made_from(char sha256[65], const om_evaluation *e) {
+    om_error ignored = { 0 };
+    sha256[0] = '\0';
+    if (e->container == OM_CONTAINER_GGUF) {
+        om_model *file = NULL;
+        if (om_model_open(&file, e->model_path, &ignored) == OM_OK) {
+            keep_digest(sha256, om_model_str(file, "optimum.allocation.sha256", ""));
+        }
+        om_model_free(file);
+        return;
+    }
+    om_safetensors *dir = NULL;
+    om_json *doc = NULL;
+    const char *record = NULL, *text = NULL;
+    if (om_safetensors_open(&dir, e->model_path, &ignored) == OM_OK &&
+        (record = om_safetensors_metadata(dir, "optimum")) != NULL &&
+        om_json_parse(&doc, record, strlen(record), e->model_path, "optimum.mlx/1", &ignored) ==
+            OM_OK) {
+        const om_node root = om_node_root(doc, e->model_path);
+        if (om_node_str(&text, &root, "allocation_sha256", &ignored) == OM_OK) {
+            keep_digest(sha256, text);
+        }
+    }
+    om_json_free(doc);
+    om_safetensors_free(dir);
+}
+
 /* Two mixes can have the same size; the file itself knows which allocation made it. Where the file
  * is not at hand (a report made elsewhere) or is not ours, the size has to do. */
 static om_status check_origin(const om_report_input *in, const om_report_options *o,
                               om_error *err) {
-    om_status status = OM_OK;
-    om_model *file = NULL;
-    om_error ignored = { 0 };
-    if (!om_file_exists(in->eval->model_path) ||
-        om_model_open(&file, in->eval->model_path, &ignored) != OM_OK) {
-        return OM_OK;
+    char sha256[65];
+    made_from(sha256, in->eval);
+    if (strspn(sha256, "0") != strlen(sha256) && strcmp(sha256, in->allocation->sha256) != 0) {
+        return om_fail(err, OM_E_MISMATCH,
+                       "%s judged %s, which was made from another allocation than %s: quantize "
+                       "and evaluate again",
+                       o->eval, in->eval->model_path, o->allocation);
     }
-    const char *made_by = om_model_str(file, "optimum.allocation.sha256", "");
-    if (strspn(made_by, "0") != strlen(made_by) && strcmp(made_by, in->allocation->sha256) != 0) {
-        status = om_fail(err, OM_E_MISMATCH,
-                         "%s judged %s, which was made from another allocation than %s: quantize "
-                         "and evaluate again",
-                         o->eval, in->eval->model_path, o->allocation);
-    }
-    om_model_free(file);
-    return status;
+    return OM_OK;
 }
 
 static om_status check_evaluations(const om_report_input *in, const om_report_options *o,

@@ -5,11 +5,13 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "model/safetensors.h"
 #include "report/input.h"
 #include "report/verdict.h"
 #include "html_check.h"
@@ -345,6 +347,21 @@ static void refuses_damaged_sweeps(void **state) {
     refused(f, OM_E_ARG, "output");
 }
 
+/* model.safetensors that says it was made from an allocation. */
+static void write_shard(const fixture *f, const char *allocation) {
+    char record[160];
+    om_error err = { 0 };
+    unsigned char *header = NULL;
+    size_t n = 0;
+    (void) snprintf(record, sizeof record,
+                    "{\"schema\":\"optimum.mlx/1\",\"allocation_sha256\":\"%s\"}", allocation);
+    const om_st_tensor tensor = { .name = "x", .dtype = OM_ST_U8, .n_dims = 1, .shape = { 0 } };
+    const char *const metadata[][2] = { { "optimum", record } };
+    assert_int_equal(om_st_header(&header, &n, &tensor, 1, metadata, 1, 0, &err), OM_OK);
+    om_tmpdir_write(f->dir, "model.safetensors", header, n);
+    om_free(header);
+}
+
 /* What is said of llama.cpp is not said of a directory for mlx-lm. */
 static void speaks_of_the_runtime(void **state) {
     fixture *f = *state;
@@ -381,6 +398,16 @@ static void speaks_of_the_runtime(void **state) {
     assert_null(strstr(html, "llama-server"));
     om_free(html);
     om_profile_free(p);
+    om_allocation_free(a);
+    /* The directory itself says which allocation made it. */
+    (void) snprintf(e.model_path, sizeof e.model_path, "%s", f->dir);
+    write_evaluation(f->eval, e);
+    assert_int_equal(om_allocation_read(&a, f->allocation, &err), OM_OK);
+    write_shard(f, a->sha256);
+    om_free(report(f));
+    write_shard(f, SHA_T);
+    assert_int_equal(unlink(f->html), 0);
+    refused(f, OM_E_MISMATCH, "another allocation");
     om_allocation_free(a);
 }
 
