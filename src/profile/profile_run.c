@@ -283,8 +283,8 @@ static void work_key(char key[65], const om_profile *p, const om_windows *w,
     char text[512], types_key[65], windows_key[65];
     om_sha256_bytes(types_key, o->types ? o->types : "", o->types ? strlen(o->types) : 0);
     digest_windows(windows_key, w);
-    const int n = snprintf(text, sizeof text, "%s/5 %s %s %d %d %llu %s %s", p->method,
-                           p->model_sha256, windows_key, w->n_windows, w->n_tokens,
+    const int n = snprintf(text, sizeof text, "%s/%d %s %s %d %d %llu %s %s", p->method,
+                           OM_STATS_PASS, p->model_sha256, windows_key, w->n_windows, w->n_tokens,
                            (unsigned long long) p->seed, types_key, is_measured(o) ? o->to : "");
     om_sha256_bytes(key, text, (size_t) n);
 }
@@ -494,7 +494,7 @@ out:
  * routers, so the pass is made again. */
 static bool is_same_work(const om_stats *s, const job *j) {
     const om_profile *p = j->p;
-    if (strcmp(s->model_sha256, p->model_sha256) != 0 ||
+    if (s->pass != OM_STATS_PASS || strcmp(s->model_sha256, p->model_sha256) != 0 ||
         strcmp(s->calib_sha256, j->windows.sha256) != 0 || s->n_windows != p->n_windows ||
         s->window_tokens != p->window_tokens || s->tokens != p->tokens || s->seed != p->seed ||
         s->n_tensors != j->fisher->n_weights || om_cover_experts(j->model) > 0) {

@@ -132,6 +132,7 @@ static void put_metadata(om_buf *b, const om_stats *s, bool imatrix_only, uint64
     put_key_int(b, "imatrix.chunk_count", GGUF_U32, (uint64_t) s->n_windows, n_kv);
     put_key_int(b, "imatrix.chunk_size", GGUF_U32, (uint64_t) s->window_tokens, n_kv);
     put_key_int(b, "optimum.stats.version", GGUF_U32, 1, n_kv);
+    put_key_int(b, "optimum.stats.pass", GGUF_U32, (uint64_t) s->pass, n_kv);
     put_key_str(b, "optimum.stats.model_sha256", s->model_sha256, n_kv);
     put_key_str(b, "optimum.stats.calib_sha256", s->calib_sha256, n_kv);
     put_key_int(b, "optimum.stats.tokens", GGUF_U64, (uint64_t) s->tokens, n_kv);

@@ -34,11 +34,16 @@ typedef struct om_tensor_stats {
                         and is read-only */
 } om_tensor_stats;
 
+enum {
+    OM_STATS_PASS = 5 /* of the arithmetic of the pass: rises when equal work gives other sums */
+};
+
 typedef struct om_stats {
     om_tensor_stats *tensors; /* [n_tensors] */
     int n_tensors;
     char model_sha256[65], calib_sha256[65]; /* "" in a foreign imatrix */
     int n_windows, window_tokens;
+    int pass; /* OM_STATS_PASS of whoever made them; 0 unknown */
     int64_t tokens;
     uint64_t seed;
     char sha256[65]; /* of the file, filled by om_stats_read */

@@ -133,6 +133,7 @@ om_status om_stats_make(om_stats **out, const om_fisher *f, const om_stats_origi
     memcpy(s->calib_sha256, origin->calib_sha256, sizeof s->calib_sha256);
     s->n_windows = origin->n_windows;
     s->window_tokens = origin->window_tokens;
+    s->pass = OM_STATS_PASS;
     s->tokens = origin->tokens;
     s->seed = origin->seed;
     for (int i = 0; i < f->n_weights; i++) {

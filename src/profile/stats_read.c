@@ -280,6 +280,7 @@ static void read_metadata(om_stats *s, const om_gguf_file *file) {
     copy_digest(s->calib_sha256, file, "optimum.stats.calib_sha256");
     s->n_windows = (int) number(file, "imatrix.chunk_count", INT_MAX);
     s->window_tokens = (int) number(file, "imatrix.chunk_size", INT_MAX);
+    s->pass = (int) number(file, "optimum.stats.pass", INT_MAX);
     s->tokens = (int64_t) number(file, "optimum.stats.tokens", INT64_MAX);
     s->seed = number(file, "optimum.stats.seed", UINT64_MAX);
 }

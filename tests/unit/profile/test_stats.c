@@ -54,6 +54,7 @@ static om_stats *example(void) {
     memset(s->calib_sha256, 'b', 64);
     s->n_windows = 96;
     s->window_tokens = 512;
+    s->pass = 5;
     s->tokens = 49056;
     s->seed = 0xFFFFFFFFFFFFFFFFULL;
     const struct {
@@ -120,6 +121,7 @@ static void round_trip_keeps_everything(void **state) {
     assert_string_equal(r->calib_sha256, s->calib_sha256);
     assert_int_equal(r->n_windows, 96);
     assert_int_equal(r->window_tokens, 512);
+    assert_int_equal(r->pass, 5);
     assert_int_equal(r->tokens, 49056);
     assert_true(r->seed == s->seed);
     assert_int_equal(strlen(r->sha256), 64);
