@@ -375,6 +375,14 @@ om_status om_node_array(om_node *out, size_t *n, const om_node *parent, const ch
     return OM_OK;
 }
 
+om_status om_node_value_array(size_t *n, const om_node *node, om_error *err) {
+    if (!json_is_array(node->value)) {
+        return fail_type(err, node, "an array");
+    }
+    *n = json_array_size(node->value);
+    return OM_OK;
+}
+
 om_status om_node_at(om_node *out, const om_node *array, size_t i, om_error *err) {
     const om_node node = { .value = json_array_get(array->value, i), .parent = array, .index = i };
     if (node.value == NULL) {

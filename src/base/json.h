@@ -60,6 +60,8 @@ om_status om_node_value_i64(int64_t *out, const om_node *node, int64_t min, int6
                             om_error *err) OM_WARN_UNUSED;
 om_status om_node_value_f64(double *out, const om_node *node, om_error *err) OM_WARN_UNUSED;
 om_status om_node_value_str(const char **out, const om_node *node, om_error *err) OM_WARN_UNUSED;
+/** Its length, when it is an array itself. */
+om_status om_node_value_array(size_t *n, const om_node *node, om_error *err) OM_WARN_UNUSED;
 /** Members of an object in file order: call with *iter = NULL first; false at the end. */
 bool om_node_next(om_node *out, const om_node *object, void **iter);
 /** Fail at this node: "file: path: message". */
