@@ -136,6 +136,28 @@ out:
     return status;
 }
 
+/* Banks of stacks that are not there would be lost. */
+static om_status read_expert_banks(om_allocation *a, const om_node *root, om_error *err) {
+    om_status status = OM_OK;
+    if (!om_node_has(root, "expert_banks")) {
+        return OM_OK;
+    }
+    OM_TRY(om_expert_banks_read(&a->banks, &a->n_banked, root, "expert_banks", err));
+    if (a->container != OM_CONTAINER_MLX) {
+        OM_TRY(om_node_fail(err, root, "expert_banks: only MLX models can have them"));
+    }
+    for (int i = 0; i < a->n_banked; i++) {
+        for (int k = 0; k < OM_BANK_STACKS; k++) {
+            if (om_allocation_find(a, a->banks[i].name[k]) == NULL) {
+                OM_TRY(om_node_fail(err, root, "expert_banks[%d]: %s is not among the tensors", i,
+                                    a->banks[i].name[k]));
+            }
+        }
+    }
+out:
+    return status;
+}
+
 static om_status read_solver(om_allocation *a, const om_node *root, om_error *err) {
     om_status status = OM_OK;
     om_node solver;
@@ -188,6 +210,7 @@ om_status om_allocation_parse(om_allocation **out, const char *text, size_t n, c
     OM_TRY(read_budget(a, &root, err));
     OM_TRY(read_tensors(a, &root, err));
     OM_TRY(read_to(a, &root, err));
+    OM_TRY(read_expert_banks(a, &root, err));
     OM_TRY(read_sums(a, &root, err));
     OM_TRY(read_solver(a, &root, err));
     om_sha256_bytes(a->sha256, text, n);
@@ -213,6 +236,7 @@ om_status om_allocation_read(om_allocation **out, const char *path, om_error *er
 void om_allocation_free(om_allocation *a) {
     if (a != NULL) {
         om_free(a->tensors);
+        om_expert_banks_free(a->banks, a->n_banked);
         om_free(a);
     }
 }
@@ -268,6 +292,9 @@ om_json *om_allocation_json(const om_allocation *a) {
         om_json_set_str(tensors, a->tensors[i].name, a->tensors[i].format->name);
     }
     om_json_set(doc, "tensors", tensors);
+    if (a->n_banked > 0) {
+        om_json_set(doc, "expert_banks", om_expert_banks_json(a->banks, a->n_banked));
+    }
     if (a->container == OM_CONTAINER_MLX) {
         om_json_set(doc, "probes", probes_json(a));
     }

@@ -2,6 +2,7 @@
 #ifndef OM_ALLOC_ALLOCATION_H
 #define OM_ALLOC_ALLOCATION_H
 
+#include "alloc/expert_banks.h"
 #include "base/error.h"
 #include "base/json.h"
 #include "model/format.h"
@@ -28,6 +29,9 @@ typedef struct om_allocation {
     int64_t max_active_bytes; /* limit of the bytes read per token; 0 none */
     om_assignment *tensors;   /* [n_tensors] the quantizable tensors in file order */
     int n_tensors;
+    om_expert_banks *banks; /* [n_banked] layers whose experts have several types; of their stacks
+                               `tensors` has the type of the largest bank */
+    int n_banked;
     int64_t bytes;        /* of the whole file, exact */
     int64_t active_bytes; /* read per token (active.h); 0: a file without it */
     double bpw;

@@ -24,7 +24,7 @@ static void use(const om_allocation *a) {
     if (text != NULL) {
         if (om_allocation_parse(&again, text, strlen(text), "again", &err) != OM_OK ||
             again->n_tensors != a->n_tensors || again->seed != a->seed ||
-            again->bytes != a->bytes) {
+            again->n_banked != a->n_banked || again->bytes != a->bytes) {
             abort();
         }
     }
