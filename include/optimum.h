@@ -180,6 +180,8 @@ typedef struct om_allocate_options {
     int n_pins;
     bool untie_gate_up; /* let ffn_gate and ffn_up of a layer differ (stock CUDA fuses them only
                            when equal) */
+    int expert_banks;   /* MLX: sort the experts of a layer into at most this many banks with types
+                           of their own; mlx-lm then needs trust_remote_code. 0 = no banks */
     bool sweep;         /* also give the whole size-quality curve */
     const char *out;    /* allocation.json; NULL: only the result */
     bool dry_run;       /* print, write nothing */

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "alloc/allocation.h"
+#include "alloc/bank_plan.h"
 #include "alloc/curve.h"
 #include "alloc/describe.h"
 #include "alloc/expert_plans.h"
@@ -35,12 +36,14 @@ typedef struct job {
     int64_t active_limit;      /* bytes read per token; INT64_MAX: no limit */
     double bandwidth_bytes_s;  /* given or measured; 0: neither */
     om_projection projection;  /* of an expert plan */
+    om_bank_plan banks;        /* of --expert-banks */
     om_allocation *allocation; /* NULL: only a sweep */
     om_curve curve;            /* of a sweep */
 } job;
 
 static void job_release(job *j) {
     om_problem_release(&j->problem);
+    om_bank_plan_release(&j->banks);
     om_allocation_free(j->allocation);
     om_free(j->pick);
     om_free(j->types);
@@ -111,8 +114,8 @@ static om_status choose_optimal(job *j, om_error *err) {
     return status;
 }
 
-/* The statistics of the profile, for the costs of single experts; *out stays NULL, with a line in
- * the log, when they are gone or others. */
+/* The statistics of the profile, for the costs of single experts; *out stays NULL when they are
+ * gone or others. */
 static om_status read_expert_stats(om_stats **out, const job *j, om_error *err) {
     om_status status = OM_OK;
     om_stats *stats = NULL;
@@ -122,16 +125,11 @@ static om_status read_expert_stats(om_stats **out, const job *j, om_error *err) 
     if (path != NULL) {
         OM_TRY(om_stats_read(&stats, path, err));
     }
-    if (stats == NULL ||
-        (p->stats_sha256[0] != '\0' && strcmp(stats->sha256, p->stats_sha256) != 0)) {
-        om_log(j->env, OM_LOG_WARN,
-               "the profile's statistics%s%s are not to be had: the cost of one type per stack is "
-               "estimated from the traces",
-               p->stats_path[0] != '\0' ? " " : "", p->stats_path);
-        goto out;
+    if (stats != NULL &&
+        (p->stats_sha256[0] == '\0' || strcmp(stats->sha256, p->stats_sha256) == 0)) {
+        *out = stats;
+        stats = NULL;
     }
-    *out = stats;
-    stats = NULL;
 out:
     om_stats_free(stats);
     om_free(path);
@@ -145,6 +143,13 @@ static om_status choose_by_experts(job *j, om_error *err) {
     om_allocation *a = j->allocation;
     const char *method = j->options->method;
     OM_TRY(read_expert_stats(&stats, j, err));
+    if (stats == NULL) {
+        const char *path = j->profile->stats_path;
+        om_log(j->env, OM_LOG_WARN,
+               "the profile's statistics%s%s are not to be had: the cost of one type per stack is "
+               "estimated from the traces",
+               path[0] != '\0' ? " " : "", path);
+    }
     status = om_expert_plan(j->pick, &j->projection, &j->problem, j->profile, method, stats, &why);
     if (status == OM_E_INFEASIBLE) {
         OM_TRY(explain(j, err));
@@ -156,6 +161,34 @@ static om_status choose_by_experts(job *j, om_error *err) {
     take_pick(j);
     memcpy(a->plan, method, strlen(method) + 1);
     memcpy(a->solver.status, "none", sizeof "none");
+out:
+    om_stats_free(stats);
+    return status;
+}
+
+/* After choose_optimal: its answer is where the search for banks begins. */
+static om_status choose_banks(job *j, om_error *err) {
+    om_status status = OM_OK;
+    om_stats *stats = NULL;
+    om_allocation *a = j->allocation;
+    OM_TRY(read_expert_stats(&stats, j, err));
+    if (stats == NULL) {
+        const char *path = j->profile->stats_path;
+        OM_TRY(
+            om_fail(err, OM_E_ARG,
+                    "--expert-banks needs the profile's statistics%s%s, which are not to be had: "
+                    "put them where the profile says, or profile again",
+                    path[0] != '\0' ? ", " : "", path));
+    }
+    OM_TRY(om_bank_plan_make(&j->banks, j->types, j->pick, &j->problem, j->profile, stats,
+                             j->options->expert_banks, j->env, err));
+    memcpy(a->plan, "expert-banks", sizeof "expert-banks");
+    a->solver.gap = fmax(a->solver.gap, j->banks.gap);
+    a->solver.seconds += j->banks.seconds;
+    a->banks = j->banks.layers;
+    a->n_banked = j->banks.n_layers;
+    j->banks.layers = NULL;
+    j->banks.n_layers = 0;
 out:
     om_stats_free(stats);
     return status;
@@ -247,17 +280,45 @@ static om_status start_allocation(job *j, om_error *err) {
     return OM_OK;
 }
 
-static om_status make_allocation(job *j, om_error *err) {
+static om_status choose(job *j, om_error *err) {
     om_status status = OM_OK;
-    OM_TRY(start_allocation(j, err));
-    om_allocation *a = j->allocation;
     if (has_plan(j->options)) {
         OM_TRY(choose_by_plan(j, err));
     } else if (om_is_expert_plan(j->options->method)) {
         OM_TRY(choose_by_experts(j, err));
     } else {
         OM_TRY(choose_optimal(j, err));
+        if (j->options->expert_banks > 0) {
+            OM_TRY(choose_banks(j, err));
+        }
     }
+out:
+    return status;
+}
+
+/* What it all adds up to, by tensors instead of groups of the program. */
+static void sum_allocation(job *j) {
+    om_allocation *a = j->allocation;
+    const om_plan_total total = om_plan_sum(j->profile, j->types);
+    a->bytes = total.bytes;
+    a->active_bytes = total.active_bytes;
+    a->predicted_nats = total.nats;
+    a->routing_nats = total.routing_nats;
+    if (a->n_banked > 0) {
+        const om_choice_sum *sum = &j->banks.sum;
+        a->bytes += om_bank_extra_bytes(a->banks, a->n_banked, j->profile, j->types);
+        a->active_bytes = sum->active_bytes;
+        a->predicted_nats = sum->nats;
+        a->routing_nats = om_routers_nats(j->problem.routing_weight, sum->routing);
+    }
+    a->bpw = bits_per_weight(j, a->bytes);
+}
+
+static om_status make_allocation(job *j, om_error *err) {
+    om_status status = OM_OK;
+    OM_TRY(start_allocation(j, err));
+    om_allocation *a = j->allocation;
+    OM_TRY(choose(j, err));
     for (int i = 0; i < j->profile->n_units; i++) {
         om_assignment *t = &a->tensors[a->n_tensors++];
         memcpy(t->name, j->profile->units[i].name, sizeof t->name);
@@ -266,13 +327,8 @@ static om_status make_allocation(job *j, om_error *err) {
             t->probe = j->profile->units[i].probe;
         }
     }
-    const om_plan_total total = om_plan_sum(j->profile, j->types);
-    a->bytes = total.bytes;
-    a->active_bytes = total.active_bytes;
-    a->predicted_nats = total.nats;
-    a->routing_nats = total.routing_nats;
-    a->bpw = bits_per_weight(j, a->bytes);
-    if (a->bytes > j->limit) { /* a second look at the whole file, by tensors instead of groups */
+    sum_allocation(j);
+    if (a->bytes > j->limit) {
         OM_TRY(om_fail(err, OM_E_INTERNAL, "the allocation has %lld bytes, the budget is %lld",
                        (long long) a->bytes, (long long) j->limit));
     }
@@ -316,6 +372,18 @@ static om_status check_options(const om_allocate_options *o, om_error *err) {
     if (by_experts && !has_budget) {
         return om_fail(err, OM_E_ARG, "--method %s needs a budget: --memory, --size or --bpw",
                        o->method);
+    }
+    if (o->expert_banks != 0 && (o->expert_banks < 2 || o->expert_banks > OM_BANKS_MAX)) {
+        return om_fail(err, OM_E_ARG, "--expert-banks: expected 2 to %d banks, found %d",
+                       OM_BANKS_MAX, o->expert_banks);
+    }
+    if (o->expert_banks > 0 && container_of(o) != OM_CONTAINER_MLX) {
+        return om_fail(err, OM_E_ARG,
+                       "--expert-banks is for --to mlx: a GGUF has one type per stack");
+    }
+    if (o->expert_banks > 0 && (has_plan(o) || by_experts || o->n_tiers > 0 || o->sweep)) {
+        return om_fail(err, OM_E_ARG,
+                       "--expert-banks excludes --plan, --method, --tiers and --sweep");
     }
     if (o->max_active_bytes < 0 || !(o->min_tok_s >= 0.0) || !(o->bandwidth_bytes_s >= 0.0) ||
         !isfinite(o->min_tok_s) || !isfinite(o->bandwidth_bytes_s)) {
@@ -391,6 +459,9 @@ static om_json *result_json(const job *j) {
     if (j->allocation != NULL) {
         allocation = om_allocation_json(j->allocation);
         om_describe_json(allocation, j->allocation, j->profile, j->bandwidth_bytes_s);
+        if (j->options->expert_banks > 0) { /* the answer without banks */
+            om_json_set_f64(allocation, "one_type_per_stack_nats", j->banks.stacks.nats);
+        }
         if (om_is_expert_plan(j->options->method)) {
             om_json_set(allocation, "projection", om_projection_json(&j->projection));
         }
@@ -415,6 +486,9 @@ static om_status make_result(om_result *out, const job *j, om_error *err) {
             om_describe_projection(&text, &j->projection);
         }
         om_describe_allocation(&text, j->allocation, j->profile, j->bandwidth_bytes_s);
+        if (j->options->expert_banks > 0) {
+            om_describe_banks(&text, j->allocation, j->banks.stacks.nats);
+        }
     }
     if (j->options->sweep) {
         om_buf_puts(&text, j->allocation != NULL ? "\nOptimal files of every size\n"

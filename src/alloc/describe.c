@@ -26,28 +26,78 @@ static int compare_rows(const void *a, const void *b) {
     return strcmp(x->format->name, y->format->name);
 }
 
+/* The rows so far [*n] and one more part of a tensor. */
+static void add_part(type_row rows[MAX_ROWS], int *n, const type_row *part) {
+    int row = 0;
+    while (row < *n && rows[row].format != part->format) {
+        row++;
+    }
+    if (row == MAX_ROWS) {
+        return; /* more types than the catalogue has: cannot be */
+    }
+    if (row == *n) {
+        rows[(*n)++] = (type_row){ .format = part->format };
+    }
+    rows[row].tensors++;
+    rows[row].params += part->params;
+    rows[row].bytes += part->bytes;
+    rows[row].nats += part->nats;
+}
+
+/* A stack in banks is a tensor for each of them. */
+static void add_banks(type_row rows[MAX_ROWS], int *n, const om_expert_banks *layer,
+                      om_bank_stack k, const om_unit *u) {
+    for (int b = 0; b < layer->n_banks; b++) {
+        const om_bank *bank = &layer->banks[b];
+        const int64_t n_rows = u->n_out * bank->n_experts;
+        const type_row part = { .format = bank->format[k],
+                                .params = u->n_in * n_rows,
+                                .bytes = om_format_size(bank->format[k], u->n_in, n_rows),
+                                .nats = bank->nats[k] };
+        add_part(rows, n, &part);
+    }
+}
+
 static int sum_types(type_row rows[MAX_ROWS], const om_allocation *a, const om_profile *p) {
     int n = 0;
     for (int i = 0; i < a->n_tensors; i++) {
         const om_unit *u = &p->units[i];
         const om_choice *c = om_unit_choice(u, a->tensors[i].format);
-        int row = 0;
-        while (row < n && rows[row].format != c->format) {
-            row++;
+        om_bank_stack k;
+        const om_expert_banks *layer = om_expert_banks_find(a->banks, a->n_banked, u->name, &k);
+        if (layer != NULL) {
+            add_banks(rows, &n, layer, k, u);
+            continue;
         }
-        if (row == MAX_ROWS) {
-            continue; /* more types than the catalogue has: cannot be */
-        }
-        if (row == n) {
-            rows[n++] = (type_row){ .format = c->format };
-        }
-        rows[row].tensors++;
-        rows[row].params += u->params;
-        rows[row].bytes += om_pad(c->bytes, p->alignment);
-        rows[row].nats += c->nats;
+        const type_row part = { .format = c->format,
+                                .params = u->params,
+                                .bytes = om_pad(c->bytes, p->alignment),
+                                .nats = c->nats };
+        add_part(rows, &n, &part);
     }
     qsort(rows, (size_t) n, sizeof *rows, compare_rows);
     return n;
+}
+
+/* Predicted for one tensor, of a stack in banks for all of it. */
+static double nats_of(const om_allocation *a, const om_profile *p, int i) {
+    om_bank_stack k;
+    double nats = 0.0;
+    const om_expert_banks *layer =
+        om_expert_banks_find(a->banks, a->n_banked, a->tensors[i].name, &k);
+    if (layer == NULL) {
+        return om_unit_choice(&p->units[i], a->tensors[i].format)->nats;
+    }
+    for (int b = 0; b < layer->n_banks; b++) {
+        nats += layer->banks[b].nats[k];
+    }
+    return nats;
+}
+
+static const char *type_of(const om_allocation *a, int i) {
+    const om_assignment *t = &a->tensors[i];
+    return om_expert_banks_find(a->banks, a->n_banked, t->name, NULL) != NULL ? "banks"
+                                                                              : t->format->name;
 }
 
 /* Indices of the tensors that cost most, at most N_COSTLIEST, without those that cost nothing. */
@@ -55,7 +105,7 @@ static int find_costliest(int out[N_COSTLIEST], const om_allocation *a, const om
     double nats[N_COSTLIEST];
     int n = 0;
     for (int i = 0; i < a->n_tensors; i++) {
-        double cost = om_unit_choice(&p->units[i], a->tensors[i].format)->nats;
+        const double cost = nats_of(a, p, i);
         if (cost <= 0.0 || (n == N_COSTLIEST && cost <= nats[n - 1])) {
             continue;
         }
@@ -83,8 +133,12 @@ static void describe_types(om_buf *out, const om_allocation *a, const om_profile
     om_buf_printf(
         out, "%-8s %8d %15s %13s\n", "copied", p->n_fixed, "",
         om_format_bytes(size, (double) (om_profile_fixed_bytes(p) - p->metadata_bytes), false));
+    int64_t metadata = p->metadata_bytes;
+    for (int i = 0; i < a->n_banked; i++) {
+        metadata += (int64_t) (a->banks[i].n_banks - 1) * OM_BANK_HEADER_BYTES;
+    }
     om_buf_printf(out, "%-8s %8s %15s %13s\n", "metadata", "", "",
-                  om_format_bytes(size, (double) p->metadata_bytes, false));
+                  om_format_bytes(size, (double) metadata, false));
 }
 
 static void describe_costliest(om_buf *out, const om_allocation *a, const om_profile *p) {
@@ -95,9 +149,9 @@ static void describe_costliest(om_buf *out, const om_allocation *a, const om_pro
     }
     om_buf_puts(out, "\nWhere the loss sits\n        nats   share  type      tensor\n");
     for (int i = 0; i < n; i++) {
-        double nats = om_unit_choice(&p->units[at[i]], a->tensors[at[i]].format)->nats;
+        const double nats = nats_of(a, p, at[i]);
         om_buf_printf(out, "%12.6g  %5.1f%%  %-8s  %s\n", nats, 100.0 * nats / a->predicted_nats,
-                      a->tensors[at[i]].format->name, a->tensors[at[i]].name);
+                      type_of(a, at[i]), a->tensors[at[i]].name);
     }
     if (a->routing_nats > 0.0) {
         om_buf_printf(out,
@@ -197,6 +251,28 @@ void om_describe_allocation(om_buf *out, const om_allocation *a, const om_profil
     describe_costliest(out, a, p);
 }
 
+void om_describe_banks(om_buf *out, const om_allocation *a, double stack_nats) {
+    om_buf_printf(out, "\n%-28s %-14s %-14s %s\n", "Banks of experts", "gate", "up", "down");
+    for (int i = 0; i < a->n_banked; i++) {
+        const om_expert_banks *l = &a->banks[i];
+        for (int b = 0; b < l->n_banks; b++) {
+            om_buf_printf(out, "%-22s %4d  %-14s %-14s %s\n", b == 0 ? l->name[OM_BANK_GATE] : "",
+                          l->banks[b].n_experts, l->banks[b].format[OM_BANK_GATE]->name,
+                          l->banks[b].format[OM_BANK_UP]->name,
+                          l->banks[b].format[OM_BANK_DOWN]->name);
+        }
+    }
+    if (a->n_banked == 0) {
+        om_buf_puts(out, "none: they gain nothing under these limits\n");
+        return;
+    }
+    om_buf_printf(out,
+                  "One type per stack would lose %.4g nats: banks save %.1f%% of it, predicted\n"
+                  "mlx-lm runs this model only with --trust-remote-code (Python: "
+                  "trust_remote_code=True), because it brings its own module\n",
+                  stack_nats, 100.0 * (1.0 - a->predicted_nats / stack_nats));
+}
+
 void om_describe_json(om_json *doc, const om_allocation *a, const om_profile *p,
                       double bandwidth_bytes_s) {
     type_row rows[MAX_ROWS];
@@ -216,9 +292,8 @@ void om_describe_json(om_json *doc, const om_allocation *a, const om_profile *p,
     for (int i = 0; i < n; i++) {
         om_json *row = om_json_object();
         om_json_set_str(row, "name", a->tensors[at[i]].name);
-        om_json_set_str(row, "type", a->tensors[at[i]].format->name);
-        om_json_set_f64(row, "nats",
-                        om_unit_choice(&p->units[at[i]], a->tensors[at[i]].format)->nats);
+        om_json_set_str(row, "type", type_of(a, at[i]));
+        om_json_set_f64(row, "nats", nats_of(a, p, at[i]));
         om_json_push(costliest, row);
     }
     if (a->budget_bytes > 0) {

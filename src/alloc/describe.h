@@ -23,6 +23,10 @@ void om_describe_allocation(om_buf *out, const om_allocation *a, const om_profil
 void om_describe_json(om_json *doc, const om_allocation *a, const om_profile *profile,
                       double bandwidth_bytes_s);
 
+/** The banks of an allocation, a line for each, and what they gain; stack_nats: predicted for the
+ * best allocation without them. */
+void om_describe_banks(om_buf *out, const om_allocation *a, double stack_nats);
+
 /** What the container costs a plan per expert: two lines for people, an object (owned). */
 void om_describe_projection(om_buf *out, const om_projection *projection);
 om_json *om_projection_json(const om_projection *projection);

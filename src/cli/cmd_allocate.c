@@ -55,6 +55,15 @@ static const om_opt options[] = {
       .kind = OM_OPT_FLAG,
       .offset = offsetof(args, o.untie_gate_up),
       .help = "let ffn_gate and ffn_up of a layer differ (CUDA fuses them only when equal)" },
+    { .name = "expert-banks",
+      .kind = OM_OPT_INT,
+      .offset = offsetof(args, o.expert_banks),
+      .metavar = "N",
+      .min = 2,
+      .max = 8,
+      .help = "with --to mlx: sort the experts of each layer into at most N banks with types of "
+              "their own; the model brings a Python module for them, which mlx-lm runs only with "
+              "--trust-remote-code (default: one type per stack, for any mlx-lm)" },
     { .name = "sweep",
       .kind = OM_OPT_FLAG,
       .offset = offsetof(args, o.sweep),
