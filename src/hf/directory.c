@@ -163,6 +163,7 @@ static om_status fill(om_hf *hf, const om_node *config, om_error *err) {
     m.family = hf->family;
     OM_TRY(om_hf_sizes_read(&sizes, hf->family, config, err));
     OM_TRY(om_hf_quantization_check(m.fp8_block, config, err));
+    OM_TRY(om_hf_banks_read(&m.banks, &m.n_banked, config, hf->family, &sizes, err));
     m.used = om_calloc((size_t) om_safetensors_n(hf->st), sizeof m.used[0]);
     if (m.used == NULL) {
         status = om_fail_nomem(err, (size_t) om_safetensors_n(hf->st));
@@ -173,6 +174,7 @@ static om_status fill(om_hf *hf, const om_node *config, om_error *err) {
     OM_TRY(add_all(hf, &m, err));
     OM_TRY(check_rest(&m, err));
 out:
+    om_hf_banks_free(m.banks, m.n_banked);
     om_free(m.used);
     return status;
 }

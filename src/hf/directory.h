@@ -1,7 +1,8 @@
 /* A Hugging Face or MLX directory seen as the tensors of a GGUF.
  *
- * Whatever the directory holds (one tensor per expert, fused or stacked ones, FP8 with block
- * scales, MXFP4 blocks, MLX's codes with scales and biases), it is listed here as one tensor per
+ * Whatever the directory holds (one tensor per expert, fused or stacked ones, experts in banks, FP8
+ * with block scales, MXFP4 blocks, MLX's codes with scales and biases), it is listed here as one
+ * tensor per
  * tensor of the GGUF, with mlx-lm's name beside it, and read in F32 rows. */
 #ifndef OM_HF_DIRECTORY_H
 #define OM_HF_DIRECTORY_H
@@ -56,6 +57,15 @@ int64_t om_hf_params(const om_hf *hf);
  * Errors: OM_E_INTERNAL (rows that do not exist); all else was checked when opening. */
 om_status om_hf_rows_f32(float *out, const om_hf *hf, const om_hf_tensor *t, om_hf_view view,
                          int64_t first, int64_t n, om_error *err) OM_WARN_UNUSED;
+/** Paths of experts in banks: "….mlp.switch_mlp.gate_proj.weight" into
+ * "….mlp.switch_mlp.banks.2.gate_proj.weight", and into "….mlp.switch_mlp". */
+void om_hf_bank_path(char out[OM_HF_PATH], const char *path, int bank);
+void om_hf_stack_path(char out[OM_HF_PATH], const char *path);
+/** The Python module that makes mlx-lm run them: its name in the directory, and its text. */
+#define OM_HF_BANKS_FILE "optimum_banks.py"
+extern const unsigned char om_hf_banks_module[]; /* NUL-terminated */
+extern const size_t om_hf_banks_module_size;
+
 /** Drop the pages of these rows from this process. */
 void om_hf_forget(const om_hf *hf, const om_hf_tensor *t, int64_t first, int64_t n);
 /** SHA-256 over config.json's and all shards' digests in order. */

@@ -247,6 +247,92 @@ static om_status check_lengths(const om_hf_tensor *t, const om_hf_matcher *m,
     return OM_OK;
 }
 
+/* ---- experts in banks ---- */
+
+static om_status copy_ints(int **out, const int *from, size_t n, om_error *err) {
+    *out = om_calloc(n, sizeof **out);
+    if (*out == NULL) {
+        return om_fail_nomem(err, n * sizeof **out);
+    }
+    memcpy(*out, from, n * sizeof **out);
+    return OM_OK;
+}
+
+/* One bank: a stack of fewer experts under a name of its own. */
+static om_status match_bank(struct om_hf_source *s, const om_hf_matcher *m, const wanted *stack,
+                            const om_hf_banks *banks, int bank, om_error *err) {
+    wanted w = *stack;
+    char name[OM_HF_PATH], path[OM_HF_PATH];
+    om_hf_bank_path(name, stack->row->mlx, bank);
+    om_hf_bank_path(path, stack->path, bank);
+    const om_hf_form form = { .name = name };
+    w.form = &form;
+    w.path = path;
+    w.experts = banks->first[bank + 1] - banks->first[bank];
+    set_source(s, m, &w);
+    return match_parts(s, m, &w, err);
+}
+
+static om_status match_banks(struct om_hf_source *s, const om_hf_matcher *m, const wanted *w,
+                             const om_hf_banks *banks, om_error *err) {
+    om_status status = OM_OK;
+    s->banks = om_calloc((size_t) banks->n_banks, sizeof(struct om_hf_source *));
+    if (s->banks == NULL) {
+        return om_fail_nomem(err, (size_t) banks->n_banks * sizeof(struct om_hf_source *));
+    }
+    OM_TRY(copy_ints(&s->place, banks->place, (size_t) w->experts, err));
+    OM_TRY(copy_ints(&s->first, banks->first, (size_t) banks->n_banks + 1, err));
+    for (int b = 0; b < banks->n_banks; b++) {
+        s->banks[b] = om_calloc(1, sizeof *s);
+        s->n_banks = b + 1;
+        if (s->banks[b] == NULL) {
+            return om_fail_nomem(err, sizeof *s);
+        }
+        OM_TRY(match_bank(s->banks[b], m, w, banks, b, err));
+    }
+out:
+    return status;
+}
+
+/* Of the bank with the most experts; of one that is quantized, if any is. */
+static const om_format *format_of_banks(const struct om_hf_source *s) {
+    const om_format *best = NULL;
+    int64_t most = 0;
+    for (int b = 0; b < s->n_banks; b++) {
+        const om_format *f = format_of(s->banks[b]);
+        const bool coded = f->mlx != OM_MLX_NONE;
+        const bool better = best == NULL || (coded && best->mlx == OM_MLX_NONE) ||
+                            (coded == (best->mlx != OM_MLX_NONE) && s->banks[b]->n_experts > most);
+        if (better) {
+            best = f;
+            most = s->banks[b]->n_experts;
+        }
+    }
+    return best;
+}
+
+/* ---- one tensor, whatever it is ---- */
+
+static om_status match_source(struct om_hf_source *s, const om_hf_matcher *m, wanted *w,
+                              om_error *err) {
+    om_status status = OM_OK;
+    const om_hf_banks *banks = om_hf_banks_of(m->banks, m->n_banked, w->layer);
+    if (banks != NULL && om_hf_is_stack(w->row)) {
+        set_source(s, m, w);
+        return match_banks(s, m, w, banks, err);
+    }
+    if (!find_form(w, m)) {
+        return fail_no_form(err, m, w);
+    }
+    set_source(s, m, w);
+    if (banks != NULL && om_hf_is_router(w->row)) {
+        OM_TRY(copy_ints(&s->place, banks->place, (size_t) m->sizes->dim[OM_DIM_E], err));
+    }
+    OM_TRY(match_parts(s, m, w, err));
+out:
+    return status;
+}
+
 om_status om_hf_match(om_hf_tensor *out, const om_hf_matcher *m, const om_family_tensor *row,
                       int layer, om_error *err) {
     om_status status = OM_OK;
@@ -255,20 +341,16 @@ om_status om_hf_match(om_hf_tensor *out, const om_hf_matcher *m, const om_family
     struct om_hf_source *s = NULL;
     describe(&t, &w, m);
     OM_TRY(check_lengths(&t, m, row, err));
-    if (!find_form(&w, m)) {
-        return fail_no_form(err, m, &w);
-    }
     s = om_calloc(1, sizeof *s);
     if (s == NULL) {
         return om_fail_nomem(err, sizeof *s);
     }
-    set_source(s, m, &w);
-    OM_TRY(match_parts(s, m, &w, err));
+    OM_TRY(match_source(s, m, &w, err));
     if (s->elements && s->code != OM_CODE_DENSE) {
         status = om_fail(err, OM_E_FORMAT, "%s: %s must be F32, F16 or BF16", m->where, t.path);
         goto out;
     }
-    t.format = format_of(s);
+    t.format = s->n_banks > 0 ? format_of_banks(s) : format_of(s);
     t.source = s;
     s = NULL;
     *out = t;
@@ -278,10 +360,17 @@ out:
 }
 
 void om_hf_source_free(struct om_hf_source *source) {
-    if (source != NULL) {
-        om_free(source->parts);
-        om_free(source);
+    if (source == NULL) {
+        return;
     }
+    for (int b = 0; b < source->n_banks; b++) {
+        om_hf_source_free(source->banks[b]);
+    }
+    om_free((void *) source->banks);
+    om_free(source->place);
+    om_free(source->first);
+    om_free(source->parts);
+    om_free(source);
 }
 
 /* ---- the rest of a directory ---- */

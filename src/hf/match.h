@@ -2,6 +2,7 @@
 #ifndef OM_HF_MATCH_H
 #define OM_HF_MATCH_H
 
+#include "hf/banks.h"
 #include "hf/sizes.h"
 #include "hf/source.h"
 
@@ -15,6 +16,8 @@ typedef struct om_hf_matcher {
     const char *body;  /* before "layers.N." and "embed_tokens.weight" in the directory */
     const char *head;  /* before "lm_head.weight" */
     int64_t fp8_block[2];
+    om_hf_banks *banks; /* [n_banked] layers whose experts lie in banks */
+    int n_banked;
     bool *used; /* [om_safetensors_n] tensors that were found to be part of the model */
 } om_hf_matcher;
 

@@ -17,6 +17,9 @@ static int64_t unpermute(int64_t r, int64_t head) {
 
 /* Of one expert: row of the view -> row of the part. */
 static int64_t place_of(const struct om_hf_source *s, om_hf_view view, int64_t row) {
+    if (s->place != NULL) { /* a router: a row for each expert */
+        return s->place[row];
+    }
     if (view == OM_HF_GGUF && s->permuted_head > 0 && !s->elements) {
         row = unpermute(row, s->permuted_head);
     }
@@ -166,8 +169,36 @@ static void read_elements(float *out, const struct om_hf_source *s, om_hf_view v
     }
 }
 
+/* The bank that holds an expert, and its number there. */
+static const struct om_hf_source *bank_of(int64_t *within, const struct om_hf_source *s,
+                                          int64_t expert) {
+    const int at = s->place[expert];
+    int b = 0;
+    while (at >= s->first[b + 1]) {
+        b++;
+    }
+    *within = at - s->first[b];
+    return s->banks[b];
+}
+
+static void read_banks(float *out, const struct om_hf_source *s, om_hf_view view, int64_t first,
+                       int64_t n) {
+    int64_t count;
+    for (int64_t done = 0; done < n; done += count) {
+        const int64_t expert = (first + done) / s->rows, row = (first + done) % s->rows;
+        int64_t within;
+        const struct om_hf_source *bank = bank_of(&within, s, expert);
+        count = n - done < s->rows - row ? n - done : s->rows - row;
+        om_hf_source_rows(out + done * s->n_in, bank, view, within * s->rows + row, count);
+    }
+}
+
 void om_hf_source_rows(float *out, const struct om_hf_source *s, om_hf_view view, int64_t first,
                        int64_t n) {
+    if (s->n_banks > 0) {
+        read_banks(out, s, view, first, n);
+        return;
+    }
     if (s->elements) {
         read_elements(out, s, view, first, n);
     } else {
@@ -208,7 +239,7 @@ static void forget_rows(const om_safetensors *st, const struct om_hf_source *s, 
                         int64_t first, int64_t last) {
     const int64_t held = held_rows(s), head = s->permuted_head;
     int64_t from = place_of(s, OM_HF_MLX, first), to = place_of(s, OM_HF_MLX, last - 1) + 1;
-    if (s->transposed) { /* each row is spread over all of it */
+    if (s->transposed || s->place != NULL) { /* each row is spread over all of it, or anywhere */
         from = 0;
         to = held;
     } else if (head > 0) { /* rows of a head may have been read in another order */
@@ -231,7 +262,14 @@ void om_hf_source_forget(const om_safetensors *st, const struct om_hf_source *s,
     for (int64_t at = first; !s->elements && at < end;) {
         const int64_t expert = at / s->rows, next = (expert + 1) * s->rows;
         const int64_t last = next < end ? next : end;
-        forget_rows(st, s, expert, at - expert * s->rows, last - expert * s->rows);
+        if (s->n_banks > 0) {
+            int64_t within;
+            const struct om_hf_source *bank = bank_of(&within, s, expert);
+            const int64_t row = (within - expert) * s->rows;
+            om_hf_source_forget(st, bank, at + row, last - at);
+        } else {
+            forget_rows(st, s, expert, at - expert * s->rows, last - expert * s->rows);
+        }
         at = last;
     }
 }

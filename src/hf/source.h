@@ -34,8 +34,13 @@ struct om_hf_source {
     bool plus_1;           /* GGUF: of norms */
     bool elements;         /* vectors, one for each expert: elements are reordered, not rows */
     int64_t n_experts;     /* 1: no stack */
-    int n_parts;           /* 1, or one for each expert */
+    int n_parts;           /* 1, or one for each expert; 0: banks */
     om_hf_part *parts;     /* [n_parts] owned */
+    int *place;            /* [experts] of a router or of experts in banks: where the directory has
+                              the original model's experts; owned; NULL: in their order */
+    int n_banks;           /* 0: no banks */
+    int *first;            /* [n_banks + 1] place of each bank's first expert; owned */
+    struct om_hf_source **banks; /* [n_banks] owned */
 };
 
 /** Rows as om_hf_rows_f32 gives them; the range is checked by the caller. */

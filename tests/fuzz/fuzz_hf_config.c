@@ -1,6 +1,6 @@
 /* Any bytes as config.json beside the same few weights: a llama with codes of MLX and FP8 in it,
- * and a mixture. What opens is read, all of it. And the same bytes as what a GGUF of each family
- * says of its model. */
+ * a mixture, and one whose experts lie in banks. What opens is read, all of it. And the same bytes
+ * as what a GGUF of each family says of its model. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -26,7 +26,7 @@ typedef struct weights {
     size_t size;
 } weights;
 
-static weights llama, mixture;
+static weights llama, mixture, banked;
 
 static void add(weights *w, const char *name, om_st_dtype dtype, int64_t rows, int64_t columns) {
     om_st_tensor *t = &w->t[w->n];
@@ -41,6 +41,35 @@ static void add(weights *w, const char *name, om_st_dtype dtype, int64_t rows, i
 static void add_both(const char *name, int64_t rows, int64_t columns) {
     add(&llama, name, OM_ST_BF16, rows, columns);
     add(&mixture, name, OM_ST_BF16, rows, columns);
+    add(&banked, name, OM_ST_BF16, rows, columns);
+}
+
+/* The only expert of a bank: [1, rows, columns]. */
+static void add_bank(int bank, const char *module, const char *part, om_st_dtype dtype,
+                     int64_t columns) {
+    char name[96];
+    (void) snprintf(name, sizeof name, "model.layers.0.mlp.switch_mlp.banks.%d.%s.%s", bank, module,
+                    part);
+    add(&banked, name, dtype, C, columns);
+    om_st_tensor *t = &banked.t[banked.n - 1];
+    t->n_dims = 3;
+    t->shape[2] = t->shape[1];
+    t->shape[1] = t->shape[0];
+    t->shape[0] = 1;
+}
+
+static void add_banks(void) {
+    static const char *const modules[] = { "gate_proj", "up_proj", "down_proj" };
+    add(&banked, "model.layers.0.self_attn.o_proj.weight", OM_ST_BF16, C, C);
+    add(&banked, "model.layers.0.self_attn.q_norm.weight", OM_ST_BF16, 8, 0);
+    add(&banked, "model.layers.0.self_attn.k_norm.weight", OM_ST_BF16, 8, 0);
+    add(&banked, "model.layers.0.mlp.gate.weight", OM_ST_BF16, 2, C);
+    for (int k = 0; k < 3; k++) {
+        add_bank(0, modules[k], "weight", OM_ST_U32, 3); /* 3 bits */
+        add_bank(0, modules[k], "scales", OM_ST_BF16, 1);
+        add_bank(0, modules[k], "biases", OM_ST_BF16, 1);
+        add_bank(1, modules[k], "weight", OM_ST_BF16, C);
+    }
 }
 
 static void finish(weights *w) {
@@ -101,7 +130,9 @@ static void make_weights(void) {
         add(&mixture, name, OM_ST_BF16, C, C);
     }
     finish(&llama);
+    add_banks();
     finish(&mixture);
+    finish(&banked);
 }
 
 /* ---- use ---- */
@@ -174,6 +205,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         make_weights();
     }
     open_with(&llama, data, size);
+    open_with(&banked, data, size);
     open_with(&mixture, data, size);
     return 0;
 }
