@@ -168,6 +168,12 @@ om_status om_export(om_result *out, const om_export_options *options, const om_e
     OM_TRY(om_check_cancel(env, err));
     OM_TRY(om_allocation_read(&a, options->allocation, err));
     OM_TRY(check_container(a, mlx, options, err));
+    if (a->n_banked > 0) {
+        OM_TRY(om_fail(err, OM_E_UNSUPPORTED,
+                       "%s sorts experts into banks, which only optimum quantize --to mlx writes: "
+                       "allocate without --expert-banks",
+                       options->allocation));
+    }
     if (mlx) {
         OM_TRY(om_export_mlx(out, a, options, err));
         goto out;

@@ -190,13 +190,38 @@ static void put_types(om_buf *b, const om_mlx_plan *plan) {
     om_buf_puts(b, "\n");
 }
 
+/* What others must know before they run it. */
+static void put_banks(om_buf *b, const om_allocation *a) {
+    if (a->n_banked == 0) {
+        return;
+    }
+    om_buf_puts(b,
+                "## Experts in banks: needs `--trust-remote-code`\n\n"
+                "The experts of a layer are sorted into banks with types of their own, which stock "
+                "mlx-lm has no module for. This directory brings one, `" OM_HF_BANKS_FILE
+                "` (short; read it first), and mlx-lm runs it only when asked to: "
+                "`--trust-remote-code`, in Python `mlx_lm.load(path, trust_remote_code=True)`. "
+                "Programs without Python (MLX Swift) cannot load this model.\n\n"
+                "| layer | experts | gate | up | down |\n|---|---|---|---|---|\n");
+    for (int i = 0; i < a->n_banked; i++) {
+        const char *name = a->banks[i].name[OM_BANK_GATE];
+        for (int k = 0; k < a->banks[i].n_banks; k++) {
+            const om_bank *bank = &a->banks[i].banks[k];
+            om_buf_printf(b, "| %.*s | %d | %s | %s | %s |\n", (int) strcspn(name + 4, ".") + 4,
+                          name, bank->n_experts, bank->format[OM_BANK_GATE]->name,
+                          bank->format[OM_BANK_UP]->name, bank->format[OM_BANK_DOWN]->name);
+        }
+    }
+    om_buf_puts(b, "\n");
+}
+
 static void put_use(om_buf *b, const om_mlx_plan *plan, const om_allocation *a,
                     const om_quantize_options *o, const om_gguf_record *record) {
     const char *name = base_name(o->out);
     om_buf_printf(b,
                   "## Use\n\n```\npip install mlx-lm\nmlx_lm.generate --model %s --prompt "
-                  "\"Hello\"\n```\n\n",
-                  name);
+                  "\"Hello\"%s\n```\n\n",
+                  name, a->n_banked > 0 ? " --trust-remote-code" : "");
     om_buf_printf(b,
                   "## Made with\n\n```\noptimum quantize %s -a %s -o %s --to mlx%s\n```\n\n"
                   "| | sha256 |\n|---|---|\n",
@@ -218,6 +243,7 @@ om_status om_mlx_card(char **out, const om_mlx_plan *plan, const om_allocation *
                   base_name(o->out), base_name(om_hf_path(plan->hf)));
     put_sizes(&b, plan, a, record);
     put_types(&b, plan);
+    put_banks(&b, a);
     put_use(&b, plan, a, o, record);
     *out = om_buf_take(&b);
     om_buf_release(&b);

@@ -15,6 +15,7 @@
 
 #include "base/atomic_dir.h"
 #include "base/mem.h"
+#include "hf/directory.h"
 
 /* ---- members ---- */
 
@@ -269,6 +270,9 @@ static bool ends_with(const char *name, const char *suffix) {
 }
 
 bool om_mlx_is_copied(const char *name) {
+    if (strcmp(name, OM_HF_BANKS_FILE) == 0) {
+        return false; /* written when it is needed */
+    }
     static const char *const names[] = {
         "tokenizer_config.json",
         "special_tokens_map.json",
@@ -299,6 +303,7 @@ bool om_mlx_is_copied(const char *name) {
 
 bool om_mlx_is_written(const char *name) {
     return strcmp(name, "config.json") == 0 || strcmp(name, "README.md") == 0 ||
+           strcmp(name, OM_HF_BANKS_FILE) == 0 ||
            strcmp(name, "model.safetensors.index.json") == 0 ||
            (strncmp(name, "model", 5) == 0 && ends_with(name, ".safetensors"));
 }

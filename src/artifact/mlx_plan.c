@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "artifact/inputs.h"
+#include "artifact/mlx_banks.h"
 #include "artifact/mlx_config.h"
 #include "base/atomic_dir.h"
 #include "base/mem.h"
@@ -80,11 +81,30 @@ static om_status check_target(const om_hf_tensor *t, const om_format *to, om_err
     return OM_OK;
 }
 
-static om_status plan_item(om_mlx_plan *plan, int i, const om_allocation *a, om_stats *stats,
-                           om_error *err) {
-    om_mlx_plan_item *item = &plan->items[i];
+/* The next item: a tensor, or some of its experts. */
+static void add_item(om_mlx_plan *plan, const om_mlx_plan_item *from) {
+    const om_hf_tensor *t = from->tensor;
+    om_mlx_plan_item *item = &plan->items[plan->n_items];
+    om_mlx_item *layout = &plan->layout_items[plan->n_items];
+    plan->n_items++;
+    *item = *from;
+    *layout = (om_mlx_item){ .path = item->path, .n_dims = t->n_dims, .format = item->to };
+    memcpy(layout->ne, t->ne, sizeof t->ne);
+    if (item->bank >= 0) {
+        layout->ne[2] = item->experts;
+    }
+    item->bytes = om_format_size(item->to, t->ne[0], t->ne[1] * item->experts);
+    if (t->n_dims < 2) {
+        item->bytes = om_format_size(item->to, t->ne[0], 1);
+    }
+}
+
+static om_status plan_tensor(om_mlx_plan *plan, int i, const om_allocation *a, om_stats *stats,
+                             om_error *err) {
     const om_hf_tensor *t = om_hf_tensor_at(plan->hf, i);
     om_status status = OM_OK;
+    om_mlx_plan_item item = { .tensor = t, .bank = -1, .nats = (double) NAN };
+    om_mlx_banks banks = { 0 };
     const om_format *to = om_allocation_find(a, t->name);
     if (to == NULL && t->may_quantize && t->ne[0] % 32 == 0) {
         OM_TRY(om_fail(err, OM_E_MISMATCH,
@@ -97,18 +117,27 @@ static om_status plan_item(om_mlx_plan *plan, int i, const om_allocation *a, om_
     if (t->ne[2] * t->ne[3] > INT_MAX) {
         OM_TRY(om_fail(err, OM_E_UNSUPPORTED, "%s: more than %d matrices", t->name, INT_MAX));
     }
-    item->tensor = t;
-    item->to = to == NULL || to->mlx == OM_MLX_NONE ? plan->dense : to;
-    item->experts = (int) (t->ne[2] * t->ne[3]);
-    item->bytes = om_format_size(item->to, t->ne[0], params_of(t) / t->ne[0]);
-    item->nats = (double) NAN;
-    if (item->to != t->format && t->may_quantize) {
+    OM_TRY(om_mlx_banks_of(&banks, a, t, err));
+    memcpy(item.path, t->path, sizeof item.path);
+    item.to = to == NULL || to->mlx == OM_MLX_NONE ? plan->dense : to;
+    item.experts = (int) (t->ne[2] * t->ne[3]);
+    if (t->may_quantize && (item.to != t->format || banks.n > 0)) {
         OM_TRY(
-            om_inputs_tensor(&item->stats, stats, t->name, t->ne[0], t->ne[1], item->experts, err));
+            om_inputs_tensor(&item.stats, stats, t->name, t->ne[0], t->ne[1], item.experts, err));
     }
-    plan->layout_items[i] =
-        (om_mlx_item){ .path = t->path, .n_dims = t->n_dims, .format = item->to };
-    memcpy(plan->layout_items[i].ne, t->ne, sizeof t->ne);
+    item.order = banks.order;
+    if (banks.n == 0) {
+        add_item(plan, &item);
+    }
+    for (int b = 0; b < banks.n; b++) {
+        const om_format *f = banks.format[b];
+        item.bank = b;
+        item.to = f->mlx == OM_MLX_NONE ? plan->dense : f;
+        item.experts = banks.n_experts[b];
+        om_hf_bank_path(item.path, t->path, b);
+        add_item(plan, &item);
+        item.order += item.experts;
+    }
 out:
     return status;
 }
@@ -140,29 +169,61 @@ out:
     return status;
 }
 
+/* Banks have headers of their own, for which the budget has set aside a fixed number of bytes on
+ * top of those of the whole tensors. */
+static om_status lay_out(om_mlx_plan *plan, int64_t limit, om_error *err) {
+    om_status status = OM_OK;
+    om_mlx_layout without = { 0 };
+    const int n = om_hf_n_tensors(plan->hf);
+    if (plan->allocation->n_banked == 0) {
+        return om_mlx_layout_make(&plan->layout, plan->layout_items, plan->n_items, plan->dtype,
+                                  limit, err);
+    }
+    om_mlx_item *whole = om_calloc((size_t) n, sizeof *whole);
+    if (whole == NULL) {
+        return om_fail_nomem(err, (size_t) n * sizeof *whole);
+    }
+    for (int i = 0; i < n; i++) {
+        const om_hf_tensor *t = om_hf_tensor_at(plan->hf, i);
+        whole[i] = (om_mlx_item){ .path = t->path, .n_dims = t->n_dims, .format = plan->dense };
+        memcpy(whole[i].ne, t->ne, sizeof t->ne);
+    }
+    OM_TRY(om_mlx_layout_make(&without, whole, n, plan->dtype, limit, err));
+    const int64_t metadata =
+        without.total_bytes - without.data_bytes + om_mlx_banks_header_bytes(plan->allocation);
+    OM_TRY(om_mlx_layout_make_in(&plan->layout, plan->layout_items, plan->n_items, plan->dtype,
+                                 limit, metadata, err));
+out:
+    om_mlx_layout_release(&without);
+    om_free(whole);
+    return status;
+}
+
 om_status om_mlx_plan_make(om_mlx_plan **out, const om_hf *hf, const om_allocation *a,
                            om_stats *stats, bool search, int64_t limit, om_error *err) {
     om_status status = OM_OK;
     const int n = om_hf_n_tensors(hf);
+    const size_t most = (size_t) n + om_mlx_banks_further_items(a);
     om_mlx_plan *plan = om_calloc(1, sizeof *plan);
     if (plan == NULL) {
         OM_TRY(om_fail_nomem(err, sizeof *plan));
     }
     plan->hf = hf;
-    plan->items = om_calloc((size_t) n, sizeof *plan->items);
-    plan->layout_items = om_calloc((size_t) n, sizeof *plan->layout_items);
+    plan->allocation = a;
+    plan->items = om_calloc(most, sizeof *plan->items);
+    plan->layout_items = om_calloc(most, sizeof *plan->layout_items);
     if (plan->items == NULL || plan->layout_items == NULL) {
-        OM_TRY(om_fail_nomem(err, (size_t) n * sizeof *plan->items));
+        OM_TRY(om_fail_nomem(err, most * sizeof *plan->items));
     }
-    plan->n_items = n;
     plan->search = search && stats != NULL;
     plan->stats_tokens = stats == NULL ? 0 : stats->tokens;
     choose_dtype(plan);
     OM_TRY(check_names(hf, a, err));
+    OM_TRY(om_mlx_banks_check(a, hf, err));
     for (int i = 0; i < n; i++) {
-        OM_TRY(plan_item(plan, i, a, stats, err));
+        OM_TRY(plan_tensor(plan, i, a, stats, err));
     }
-    OM_TRY(om_mlx_layout_make(&plan->layout, plan->layout_items, n, plan->dtype, limit, err));
+    OM_TRY(lay_out(plan, limit, err));
     OM_TRY(plan_copies(plan, err));
     *out = plan;
     plan = NULL;
@@ -181,6 +242,7 @@ om_mlx_job om_mlx_plan_job(const om_mlx_plan *plan, const om_mlx_plan_item *item
         .dtype = plan->dtype,
         .importance = plan->search ? importance : NULL,
         .cols = known ? item->stats->cols : NULL,
+        .order = item->order,
     };
 }
 
@@ -227,7 +289,7 @@ out:
 void om_mlx_plan_print(om_buf *out, const om_mlx_plan *plan) {
     int width = 6;
     for (int i = 0; i < plan->n_items; i++) {
-        const int n = (int) strlen(plan->items[i].tensor->path);
+        const int n = (int) strlen(plan->items[i].path);
         width = n > width ? n : width;
     }
     om_buf_printf(out, "%-*s  %-20s %-12s %-12s %14s\n", width, "tensor", "shape", "from", "to",
@@ -237,9 +299,9 @@ void om_mlx_plan_print(om_buf *out, const om_mlx_plan *plan) {
         const om_hf_tensor *t = item->tensor;
         om_buf shape = { 0 };
         for (int k = 0; k < t->n_dims; k++) {
-            om_buf_printf(&shape, k == 0 ? "%" PRId64 : " x %" PRId64, t->ne[k]);
+            om_buf_printf(&shape, k == 0 ? "%" PRId64 : " x %" PRId64, plan->layout_items[i].ne[k]);
         }
-        om_buf_printf(out, "%-*s  %-20s %-12s %-12s %14" PRId64 "\n", width, t->path,
+        om_buf_printf(out, "%-*s  %-20s %-12s %-12s %14" PRId64 "\n", width, item->path,
                       shape.data == NULL ? "" : shape.data, t->format->name, item->to->name,
                       item->bytes);
         om_buf_release(&shape);
@@ -255,7 +317,8 @@ double om_mlx_plan_seconds(const om_mlx_plan *plan, int n_threads) {
     double ns = 0;
     for (int i = 0; i < plan->n_items; i++) {
         const om_mlx_plan_item *item = &plan->items[i];
-        const double params = (double) params_of(item->tensor);
+        const int64_t *ne = plan->layout_items[i].ne;
+        const double params = (double) (ne[0] * ne[1] * ne[2] * ne[3]);
         if (item->to->mlx != OM_MLX_NONE) {
             const bool searched =
                 plan->search && item->stats != NULL && item->stats->in_sum2 != NULL;

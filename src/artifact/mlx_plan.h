@@ -12,14 +12,19 @@ typedef struct om_mlx_plan_item {
     const om_hf_tensor *tensor;   /* source, borrowed from the directory */
     const om_format *to;          /* a type of MLX; else the plan's dense format */
     const om_tensor_stats *stats; /* of this tensor, shape checked, borrowed; NULL: none */
-    int experts;                  /* matrices in the stack */
-    int64_t bytes;                /* of its tensors together */
-    double nats;                  /* filled by om_mlx_write: 0 kept in 16 bits, NaN unknown */
+    int experts;                  /* matrices in the stack, or in the bank */
+    char path[OM_HF_PATH];        /* mlx-lm's; of a bank its own */
+    int bank;                     /* -1: the whole tensor */
+    const int *order; /* of experts in banks, and of their router: the expert at each place;
+                         borrowed from the allocation; NULL: as in the source */
+    int64_t bytes;    /* of its tensors together */
+    double nats;      /* filled by om_mlx_write: 0 kept in 16 bits, NaN unknown */
 } om_mlx_plan_item;
 
 typedef struct om_mlx_plan {
     const om_hf *hf;
-    om_mlx_plan_item *items;   /* [n_items] in the order of the source's GGUF */
+    const om_allocation *allocation;
+    om_mlx_plan_item *items;   /* [n_items] in the order of the source's GGUF, bank by bank */
     om_mlx_item *layout_items; /* [n_items] the same for the layout */
     int n_items;
     om_mlx_layout layout;
@@ -34,14 +39,15 @@ typedef struct om_mlx_plan {
 } om_mlx_plan;
 
 /** Match an allocation with a directory and statistics (NULL: none; scales are not searched then).
- * *out owned (om_mlx_plan_free); it borrows the directory and the statistics.
+ * *out owned (om_mlx_plan_free); it borrows all three.
  *
  *  search  search scales and biases where the importance is known
  *  limit   bytes of a shard's tensors; 0: mlx-lm's 5 GiB
  *
  *  Errors: OM_E_MISMATCH (a tensor of the allocation is not in the model or may not be quantized, a
  *          quantizable one is missing in the allocation, a type of a GGUF, statistics of another
- *          shape), OM_E_UNSUPPORTED (a group does not divide the row), each with the tensor's name;
+ *          shape, banks of another number of experts), OM_E_UNSUPPORTED (a group does not divide
+ *          the row, banks of experts with biases), each with the tensor's name;
  *          OM_E_FORMAT (no tokenizer). Cost: no weights are read. */
 om_status om_mlx_plan_make(om_mlx_plan **out, const om_hf *hf, const om_allocation *a,
                            om_stats *stats, bool search, int64_t limit,

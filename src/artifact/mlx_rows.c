@@ -95,18 +95,50 @@ static om_status check_result(unsigned char *const parts[OM_MLX_PARTS], const fl
     return status;
 }
 
+/* Rows of one expert: of a router it has one. */
+static int64_t expert_rows(const om_hf_tensor *t) {
+    return t->n_dims < 3 ? 1 : t->ne[1];
+}
+
+int64_t om_mlx_job_source_row(const om_mlx_job *job, int64_t row) {
+    const int64_t rows = expert_rows(job->tensor);
+    return job->order == NULL ? row : job->order[row / rows] * rows + row % rows;
+}
+
+/* The matrix of the source that a row comes from. */
+static int64_t source_matrix(const om_mlx_job *job, int64_t row) {
+    return om_mlx_job_source_row(job, row) / matrix_rows(job->tensor);
+}
+
+static om_status read_source(float *out, const om_mlx_job *job, int64_t first, int64_t n,
+                             om_error *err) {
+    const om_hf_tensor *t = job->tensor;
+    const int64_t rows = job->order == NULL ? first + n : expert_rows(t);
+    om_status status = OM_OK;
+    int64_t count;
+    for (int64_t done = 0; done < n; done += count) {
+        const int64_t row = first + done, left = rows - row % rows;
+        count = n - done < left ? n - done : left;
+        OM_TRY(om_hf_rows_f32(out + done * t->ne[0], job->hf, t, OM_HF_MLX,
+                              om_mlx_job_source_row(job, row), count, err));
+    }
+out:
+    return status;
+}
+
 om_status om_mlx_job_make(unsigned char *const parts[OM_MLX_PARTS], float *source,
                           const om_mlx_job *job, int64_t first, int64_t n, om_error *err) {
     const om_hf_tensor *t = job->tensor;
     const int64_t n_in = t->ne[0];
     om_status status = OM_OK;
-    OM_TRY(om_hf_rows_f32(source, job->hf, t, OM_HF_MLX, first, n, err));
+    OM_TRY(read_source(source, job, first, n, err));
     const int64_t bad = om_rows_not_finite(source, n * n_in);
     if (bad >= 0) {
         OM_TRY(om_fail(err, OM_E_NUMERIC,
                        "%s: row %" PRId64 ", column %" PRId64 " of the source is %g: the model's "
                        "file is damaged or was converted wrongly",
-                       t->name, first + bad / n_in, bad % n_in, (double) source[bad]));
+                       t->name, om_mlx_job_source_row(job, first + bad / n_in), bad % n_in,
+                       (double) source[bad]));
     }
     if (job->to->mlx == OM_MLX_NONE) {
         to_dense(parts[0], source, job, n * n_in);
@@ -116,7 +148,7 @@ om_status om_mlx_job_make(unsigned char *const parts[OM_MLX_PARTS], float *sourc
             om_mlx_quantize_plain(&rows, job->to, job->dtype, source, n, n_in);
         } else {
             om_mlx_quantize_search(&rows, job->to, job->dtype, source,
-                                   job->importance + first / matrix_rows(t) * n_in, n, n_in);
+                                   job->importance + source_matrix(job, first) * n_in, n, n_in);
         }
     }
     OM_TRY(check_result(parts, source, job, first, n, err));
@@ -128,7 +160,7 @@ void om_mlx_job_errors(double *errors, float *scratch, const float *source,
                        unsigned char *const parts[OM_MLX_PARTS], const om_mlx_job *job,
                        int64_t first, int64_t n) {
     const int64_t n_in = job->tensor->ne[0];
-    const float *cols = job->cols + first / matrix_rows(job->tensor) * n_in;
+    const float *cols = job->cols + source_matrix(job, first) * n_in;
     om_mlx_job_read(scratch, parts, job, n);
     for (int64_t i = 0; i < n; i++) {
         errors[i] = om_rows_weighted_error(source + i * n_in, scratch + i * n_in, cols, n_in);

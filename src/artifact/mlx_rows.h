@@ -16,12 +16,17 @@ typedef struct om_mlx_job {
     const float
         *importance; /* [experts, ne0] f32: scales and biases are searched; NULL: plain rounding */
     const float *cols; /* [experts, ne0] f32 column marginals of F; NULL: errors are not wanted */
+    const int *order;  /* of experts in banks, and of their router: the expert of the source at each
+                          place; NULL: the tensor as it is */
 } om_mlx_job;
+
+/** Row of the source that becomes row `row`. */
+int64_t om_mlx_job_source_row(const om_mlx_job *job, int64_t row);
 
 /** Bytes of one row of each part; 0: no such part. */
 void om_mlx_job_row_bytes(int64_t row_bytes[OM_MLX_PARTS], const om_mlx_job *job);
 
-/** Make rows [first, first + n), in mlx-lm's order, which must lie in one matrix of the stack.
+/** Make rows [first, first + n), in the output's order, which must lie in one matrix of the stack.
  *
  *  parts   where the rows of each part go
  *  source  out [n, ne0] f32; the rows before rounding

@@ -17,6 +17,7 @@
 #include <sys/types.h>
 
 #include "artifact/inputs.h"
+#include "artifact/mlx_banks.h"
 #include "artifact/mlx_card.h"
 #include "artifact/mlx_config.h"
 #include "artifact/slabs.h"
@@ -212,7 +213,10 @@ static om_status make_rows(const void *ud, const om_chunk *c, om_error *err) {
 
 static void forget_rows(const void *ud, int64_t first, int64_t n) {
     const om_mlx_job *job = ud;
-    om_hf_forget(job->hf, job->tensor, first, n);
+    const int64_t row = om_mlx_job_source_row(job, first);
+    if (job->order == NULL || job->tensor->n_dims == 3) { /* of a router any row may come next */
+        om_hf_forget(job->hf, job->tensor, row, n);
+    }
 }
 
 /* The marginals of the rows in mlx-lm's order: *rows borrowed, *owned what must be freed. */
@@ -221,15 +225,18 @@ static om_status rows_in_order(const float **rows, float **owned, const om_mlx_j
     om_status status = OM_OK;
     int64_t *order = NULL;
     const int64_t n = item->stats->n_out * item->experts;
-    OM_TRY(om_mlx_row_order(&order, job->hf, job->tensor, err));
     *rows = item->stats->rows;
-    if (order != NULL) {
+    if (item->bank < 0) {
+        OM_TRY(om_mlx_row_order(&order, job->hf, job->tensor, err));
+    }
+    if (order != NULL || item->bank >= 0) {
         *owned = om_calloc((size_t) n, sizeof **owned);
         if (*owned == NULL) {
             OM_TRY(om_fail_nomem(err, (size_t) n * sizeof **owned));
         }
         for (int64_t i = 0; i < n; i++) {
-            (*owned)[i] = item->stats->rows[order[i]];
+            (*owned)[i] =
+                item->stats->rows[order != NULL ? order[i] : om_mlx_job_source_row(job, i)];
         }
         *rows = *owned;
     }
@@ -334,6 +341,11 @@ static om_status write_small_files(writer *w, om_error *err) {
     }
     OM_TRY(om_mlx_config(&config, om_hf_config(plan->hf), plan->layout_items, plan->n_items,
                          plan->dtype, err));
+    om_mlx_banks_config(config, plan->allocation, plan->hf);
+    if (plan->allocation->n_banked > 0) {
+        OM_TRY(om_atomic_dir_write(&w->dir, OM_HF_BANKS_FILE, om_hf_banks_module,
+                                   om_hf_banks_module_size, err));
+    }
     OM_TRY(write_json(w, "config.json", config, err));
     OM_TRY(om_mlx_index(&index, &plan->layout, om_hf_params(plan->hf), err));
     OM_TRY(write_json(w, "model.safetensors.index.json", index, err));

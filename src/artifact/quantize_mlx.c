@@ -82,7 +82,7 @@ static om_outcome_tensor tensor_at(const void *ud, int i) {
     const om_mlx_plan_item *item = &((const om_mlx_plan *) ud)->items[i];
     return (om_outcome_tensor){
         .name = item->tensor->name,
-        .path = item->tensor->path,
+        .path = item->path,
         .from = item->tensor->format->name,
         .type = item->to->name,
         .bytes = item->bytes,
@@ -156,6 +156,11 @@ om_status om_quantize_mlx(om_result *out, const om_quantize_options *options, co
         OM_TRY(check_output(plan, path, err));
     }
     say_casts(plan, env);
+    if (allocation->n_banked > 0) {
+        om_log(env, OM_LOG_WARN,
+               "experts in banks: mlx-lm loads this model only with --trust-remote-code (Python: "
+               "trust_remote_code=True), because it brings its own module, " OM_HF_BANKS_FILE);
+    }
     r.allocation = allocation;
     r.stats = stats;
     r.stats_path = stats_path;

@@ -253,8 +253,9 @@ static om_status measure(om_mlx_layout *layout, int64_t metadata, om_error *err)
     return OM_OK;
 }
 
-om_status om_mlx_layout_make(om_mlx_layout *out, const om_mlx_item *items, int n,
-                             om_mlx_dtype dtype, int64_t limit, om_error *err) {
+om_status om_mlx_layout_make_in(om_mlx_layout *out, const om_mlx_item *items, int n,
+                                om_mlx_dtype dtype, int64_t limit, int64_t metadata,
+                                om_error *err) {
     om_status status = OM_OK;
     const int64_t most = limit > 0 ? limit : default_limit;
     *out = (om_mlx_layout){ 0 };
@@ -275,9 +276,15 @@ om_status om_mlx_layout_make(om_mlx_layout *out, const om_mlx_item *items, int n
     if (out->shard_bytes == NULL || out->header_bytes == NULL) {
         OM_TRY(om_fail_nomem(err, (size_t) out->n_shards * sizeof *out->shard_bytes));
     }
-    OM_TRY(measure(out, metadata_bytes(items, n, most), err));
+    OM_TRY(measure(out, metadata, err));
 out:
     return status;
+}
+
+om_status om_mlx_layout_make(om_mlx_layout *out, const om_mlx_item *items, int n,
+                             om_mlx_dtype dtype, int64_t limit, om_error *err) {
+    const int64_t metadata = metadata_bytes(items, n, limit > 0 ? limit : default_limit);
+    return om_mlx_layout_make_in(out, items, n, dtype, limit, metadata, err);
 }
 
 void om_mlx_layout_release(om_mlx_layout *layout) {

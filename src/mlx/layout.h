@@ -46,6 +46,12 @@ typedef struct om_mlx_layout {
  * Errors: OM_E_UNSUPPORTED (a group does not divide the row). Release in any case. */
 om_status om_mlx_layout_make(om_mlx_layout *out, const om_mlx_item *items, int n,
                              om_mlx_dtype dtype, int64_t limit, om_error *err) OM_WARN_UNUSED;
+/** The same with headers of `metadata_bytes` together, whatever the items would have at most: for
+ * items that were cut out of others (experts in banks), when the budget knows those. Errors also:
+ * OM_E_INTERNAL (the headers need more). */
+om_status om_mlx_layout_make_in(om_mlx_layout *out, const om_mlx_item *items, int n,
+                                om_mlx_dtype dtype, int64_t limit, int64_t metadata_bytes,
+                                om_error *err) OM_WARN_UNUSED;
 void om_mlx_layout_release(om_mlx_layout *layout);
 /** "model.safetensors", or "model-00001-of-00003.safetensors". */
 void om_mlx_shard_name(char out[64], int shard, int n_shards);
