@@ -12,6 +12,7 @@
 #include "base/json_fields.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "hf/directory.h"
 
 extern const unsigned char om_eval_mlx_program[]; /* mlx_speed.py, NUL-terminated */
 
@@ -34,6 +35,7 @@ static om_json *request(const char *dir, const int32_t *tokens, int n) {
     om_json_set_i64(o, "probe", n < PROMPT ? n : PROMPT);
     om_json_set_i64(o, "answer", ANSWER);
     om_json_set_i64(o, "seconds", SECONDS);
+    om_json_set_str(o, "module", (const char *) om_hf_banks_module);
     return o;
 }
 
