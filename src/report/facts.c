@@ -85,6 +85,14 @@ static void facts_allocation(om_buf *out, const om_allocation *a) {
         om_buf_puts(out, " nats");
         close_fact(out);
     }
+    if (a->n_banked > 0) {
+        open_fact(out, "Experts in banks");
+        om_buf_printf(out,
+                      "in %d layers: mlx-lm needs --trust-remote-code. Their stacks are shown with "
+                      "the type of the largest bank, without a prediction of their own",
+                      a->n_banked);
+        close_fact(out);
+    }
     open_fact(out, "Solver");
     om_html_text(out, a->solver.status[0] ? a->solver.status : "none");
     om_buf_printf(out, ", gap %.2g, %.2f s; plan ", a->solver.gap, a->solver.seconds);

@@ -8,7 +8,9 @@
 #include "report/heatmap.h"
 #include "report/html.h"
 
-/* One tensor as decided. nats < 0: the profile has no prediction for the chosen type. */
+/* One tensor as decided. nats < 0: the profile has no prediction for the chosen type. A stack whose
+ * experts lie in banks has the type of the largest one, the bytes of all, and no prediction: that
+ * of single experts is not in these files. */
 typedef struct decision {
     const om_unit *unit;
     const om_format *format;
@@ -17,7 +19,14 @@ typedef struct decision {
 } decision;
 
 static decision decide(const om_report_input *in, const om_unit *u) {
-    const om_format *f = om_allocation_find(in->allocation, u->name);
+    const om_allocation *a = in->allocation;
+    const om_format *f = om_allocation_find(a, u->name);
+    om_bank_stack k;
+    const om_expert_banks *l = om_expert_banks_find(a->banks, a->n_banked, u->name, &k);
+    if (l != NULL) {
+        const int64_t bytes = om_expert_banks_bytes(l, k, u->n_in, u->n_out);
+        return (decision){ .unit = u, .format = f, .bytes = bytes, .nats = -1 };
+    }
     const om_choice *c = om_unit_choice(u, f);
     return (decision){ .unit = u,
                        .format = f,
@@ -35,10 +44,30 @@ typedef struct part {
 
 #define MAX_PARTS 64
 
+/* What a stack in banks has of a type. */
+static void add_banks(part *p, const om_expert_banks *l, om_bank_stack k, const om_unit *u) {
+    for (int b = 0; b < l->n_banks; b++) {
+        if (l->banks[b].format[k] == p->format) {
+            const int64_t rows = u->n_out * l->banks[b].n_experts;
+            p->bytes += om_format_size(p->format, u->n_in, rows);
+            p->params += u->n_in * rows;
+            p->n_tensors++;
+        }
+    }
+}
+
 static void add_part(part *parts, int *n, const om_format *f, const om_report_input *in) {
+    const om_allocation *a = in->allocation;
     part p = { .format = f };
     for (int j = 0; j < in->profile->n_units; j++) {
-        const decision d = decide(in, &in->profile->units[j]);
+        const om_unit *u = &in->profile->units[j];
+        om_bank_stack k;
+        const om_expert_banks *l = om_expert_banks_find(a->banks, a->n_banked, u->name, &k);
+        if (l != NULL) {
+            add_banks(&p, l, k, u);
+            continue;
+        }
+        const decision d = decide(in, u);
         if (d.format == f) {
             p.bytes += d.bytes;
             p.params += d.unit->params;
