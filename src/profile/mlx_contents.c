@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "hf/family.h"
 #include "mlx/layout.h"
+#include "model/candidates.h"
 
 static om_status check_family(const om_family **out, const om_model *model, om_error *err) {
     const char *arch = om_model_arch(model);
@@ -58,5 +59,30 @@ om_status om_mlx_contents_of(om_mlx_contents *out, const om_model *model, om_err
 out:
     om_free(items);
     om_free(paths);
+    return status;
+}
+
+om_status om_mlx_smallest_bytes(int64_t *out, const om_model *model, om_error *err) {
+    om_status status = OM_OK;
+    om_mlx_contents contents = { 0 };
+    OM_TRY(om_mlx_contents_of(&contents, model, err));
+    int64_t bytes = contents.metadata_bytes;
+    for (int i = 0; i < contents.n_fixed; i++) {
+        bytes += contents.fixed[i].bytes;
+    }
+    for (int i = 0; i < om_model_n_tensors(model); i++) {
+        const om_tensor *t = om_model_tensor(model, i);
+        const om_format *types[OM_CANDIDATES_MAX];
+        int n = 0;
+        if (t->may_quantize) {
+            OM_TRY(om_candidates(types, &n, OM_CANDIDATES_MAX, t, NULL, OM_FOR_MLX, err));
+            const om_format *smallest =
+                types[0] == t->format ? om_format_by_name("bf16") : types[0];
+            bytes += om_format_size(smallest, t->ne[0], om_tensor_n_rows(t));
+        }
+    }
+    *out = bytes;
+out:
+    om_free(contents.fixed);
     return status;
 }

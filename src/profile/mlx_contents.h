@@ -11,4 +11,8 @@
 om_status om_mlx_contents_of(om_mlx_contents *out, const om_model *model,
                              om_error *err) OM_WARN_UNUSED;
 
+/** Bytes of the smallest MLX model that mlx-lm runs well: every tensor in its smallest common type.
+ * Errors and cost as above. */
+om_status om_mlx_smallest_bytes(int64_t *out, const om_model *model, om_error *err) OM_WARN_UNUSED;
+
 #endif

@@ -10,6 +10,7 @@
 #include "calib/cover.h"
 #include "hf/directory.h"
 #include "model/candidates.h"
+#include "profile/mlx_contents.h"
 
 /* ---- names ---- */
 
@@ -241,12 +242,35 @@ static om_status check_options(const om_run_options *o, om_error *err) {
     return check_names(o, err);
 }
 
+/* What om_inspect says of a GGUF's budget, for MLX. */
+static om_status check_mlx_budget(const om_job *job, const om_model *model, om_error *err) {
+    om_status status = OM_OK;
+    om_memory memory = { 0 };
+    int64_t limit = 0, smallest = 0;
+    char need[32], have[32];
+    OM_TRY(om_mlx_smallest_bytes(&smallest, model, err));
+    OM_TRY(om_memory_of(&memory, model, job->env, err));
+    OM_TRY(
+        om_budget_file_bytes(&limit, &job->options->budget, &memory, om_model_params(model), err));
+    if (smallest > limit) {
+        OM_TRY(om_fail(err, OM_E_INFEASIBLE,
+                       "the budget allows an MLX model of %s, the smallest has %s (2 bits in the "
+                       "widest groups that fit): raise the budget to %lld bytes or choose a "
+                       "smaller model",
+                       om_format_bytes(have, (double) limit, false),
+                       om_format_bytes(need, (double) smallest, false), (long long) smallest));
+    }
+out:
+    om_memory_release(&memory);
+    return status;
+}
+
 om_status om_job_check_model(om_job *job, om_error *err) {
     om_status status = OM_OK;
     om_result facts = { 0 };
     om_model *model = NULL;
     const om_run_options *o = job->options;
-    /* The budget first: an impossible one must not cost anything. For MLX allocate says it. */
+    /* The budget first: an impossible one must not cost anything. */
     OM_TRY(om_inspect(&facts,
                       &(om_inspect_options){ .model = job->gguf,
                                              .budget = job->container == OM_CONTAINER_GGUF
@@ -257,6 +281,9 @@ om_status om_job_check_model(om_job *job, om_error *err) {
     OM_TRY(om_model_open(&model, job->gguf, err));
     job->model_bytes = om_model_file_bytes(model);
     job->model_params = om_model_params(model);
+    if (job->container == OM_CONTAINER_MLX) {
+        OM_TRY(check_mlx_budget(job, model, err));
+    }
     if (om_job_covers(o)) {
         OM_TRY(om_cover_check(model, err));
     }

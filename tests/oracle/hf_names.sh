@@ -7,7 +7,7 @@
 #
 #   OPTIMUM_PYTHON, PYTHON      a Python with torch, transformers, safetensors and gguf, which makes the tiny models
 #   OPTIMUM_MLX_PYTHON          one with mlx-lm (default: the same)
-#   OPTIMUM_LLAMA_CONVERTER     folder of llama.cpp with convert_hf_to_gguf.py and conversion/
+#   OPTIMUM_LLAMA_SOURCE     folder of llama.cpp with convert_hf_to_gguf.py and conversion/
 set -eu
 . "$(dirname -- "$0")/models.sh"
 helper=$1
@@ -24,10 +24,10 @@ done
     skip "the families: $python has no torch, transformers, safetensors and gguf (set OPTIMUM_PYTHON)"
 "$python" "$script" make "$work" >"$work/make.log" 2>&1 || { cat "$work/make.log"; exit 1; }
 missing=
-if [ -r "${OPTIMUM_LLAMA_CONVERTER:-/nonexistent}/conversion/__init__.py" ]; then
-    "$python" "$script" converter "$work" "$helper" "$OPTIMUM_LLAMA_CONVERTER"
+if [ -r "${OPTIMUM_LLAMA_SOURCE:-/nonexistent}/conversion/__init__.py" ]; then
+    "$python" "$script" converter "$work" "$helper" "$OPTIMUM_LLAMA_SOURCE"
 else
-    missing="llama.cpp's converter (set OPTIMUM_LLAMA_CONVERTER)"
+    missing="llama.cpp's converter (set OPTIMUM_LLAMA_SOURCE)"
 fi
 if "$mlx" -c 'import mlx_lm' 2>/dev/null; then
     "$mlx" "$script" mlx "$work" "$helper"

@@ -5,16 +5,16 @@
 # Then llama.cpp runs one of ours: the perplexity is the same as with the GGUF that the tests use everywhere.
 #
 #   hf_to_gguf.sh PROGRAM      (the helper built from hf_to_gguf.c)
-#   OPTIMUM_CONVERTER          llama.cpp's sources with convert_hf_to_gguf.py (they are in the sdist of the PyPI package
+#   OPTIMUM_LLAMA_SOURCE          llama.cpp's sources with convert_hf_to_gguf.py (they are in the sdist of the PyPI package
 #                              that scripts/pins.txt names, vendor/llama.cpp), else skipped
 #   OPTIMUM_PYTHON, PYTHON     a Python with torch, transformers, sentencepiece and numpy, else skipped
 set -eu
 . "$(dirname -- "$0")/models.sh"
 program=$1
 python=${OPTIMUM_PYTHON:-${PYTHON:-python3}}
-llama=${OPTIMUM_CONVERTER:-}
+llama=${OPTIMUM_LLAMA_SOURCE:-}
 helper=$source_dir/tests/oracle/hf_to_gguf.py
-[ -r "$llama/convert_hf_to_gguf.py" ] || skip "no convert_hf_to_gguf.py (set OPTIMUM_CONVERTER to llama.cpp's sources)"
+[ -r "$llama/convert_hf_to_gguf.py" ] || skip "no convert_hf_to_gguf.py (set OPTIMUM_LLAMA_SOURCE to llama.cpp's sources)"
 "$python" -c 'import torch, transformers, sentencepiece, numpy' 2>/dev/null ||
     skip "$python has no torch, transformers, sentencepiece and numpy (set OPTIMUM_PYTHON)"
 [ -r "$shared/models/ref-dense/tokenizer.json" ] || skip "no reference models (set OPTIMUM_SHARED)"

@@ -42,4 +42,12 @@ cmp -s "$work/one.json" "$work/two.json" || fail "the second run says something 
 for stage in reference profile allocate sweep quantize eval; do
     [ "$(grep -c "optimum: $stage: kept" "$work/two.log")" = 2 ] || fail "$stage was not kept for both"
 done
+# A budget that nothing fits is refused before the pass over the text.
+code=0
+"$optimum" run "$folder" --to mlx --bpw 2 --calib "$shared/text/calib.txt" --eval-text "$shared/text/valid.txt" \
+    -o "$work/small" 2>"$work/small.log" || code=$?
+[ "$code" = 3 ] || fail "exit code $code for an impossible budget"
+grep -q 'the smallest has' "$work/small.log" || fail "the smallest size was not said"
+[ ! -e "$work/small/profile.json" ] || fail "profiled before the budget was looked at"
+
 echo "both containers, and kept: $(basename "$mlx")"
