@@ -19,21 +19,6 @@ enum { MAX_CUTS = 128, MAX_ROUNDS = 32, STACKS = OM_BANK_STACKS };
 
 /* ---- costs of single experts ---- */
 
-/* Column of a type in "q4_K,q8_0"; -1: not there. */
-static int column_of(const char *names, const char *name) {
-    const size_t n = strlen(name);
-    for (int column = 0;; column++) {
-        const size_t length = strcspn(names, ",");
-        if (length == n && strncmp(names, name, n) == 0) {
-            return column;
-        }
-        if (names[length] == '\0') {
-            return -1;
-        }
-        names += length + 1;
-    }
-}
-
 /* total in proportion to parts [n], to every step-th place; evenly when they are all zero. */
 static void share_out(double *out, double total, const double *parts, int n, int step) {
     double sum = 0.0;
@@ -71,8 +56,8 @@ static om_status stack_costs(om_bank_types *s, const om_bank_layer *l, const om_
             continue; /* its own type: nothing to share out */
         }
         const char *type = p->formats[o->format]->name;
-        const int column = t == NULL || t->nats == NULL ? -1 : column_of(t->nats_types, type);
-        if (column < 0 || column >= t->n_nats || t->experts != l->experts) {
+        const int column = om_stats_column(t, type);
+        if (column < 0 || t->experts != l->experts) {
             OM_TRY(om_fail(err, OM_E_ARG,
                            "the statistics do not say what single experts of %s cost in %s: "
                            "profile again for --expert-banks",

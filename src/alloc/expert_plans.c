@@ -318,25 +318,10 @@ static void fill_up(int *pick, const plan *s) {
 /* ---- the projection ---------------------------------------------------------------------------
  */
 
-/* Column of a type in "q4_K,q8_0"; -1: not there. */
-static int column_of(const char *names, const char *name) {
-    const size_t n = strlen(name);
-    for (int column = 0;; column++) {
-        const size_t length = strcspn(names, ",");
-        if (length == n && strncmp(names, name, n) == 0) {
-            return column;
-        }
-        if (names[length] == '\0') {
-            return -1;
-        }
-        names += length + 1;
-    }
-}
-
 /* Nats of expert e of a unit alone in one of the unit's types. */
 static double expert_nats(const om_unit *u, const om_tensor_stats *t, const om_choice *c, int e) {
-    const int column = t != NULL ? column_of(t->nats_types, c->format->name) : -1;
-    if (column >= 0 && column < t->n_nats) {
+    const int column = om_stats_column(t, c->format->name);
+    if (column >= 0) {
         return (double) t->nats[(int64_t) e * t->n_nats + column];
     }
     if (c->nats <= 0.0) {

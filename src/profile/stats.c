@@ -51,6 +51,19 @@ const om_tensor_stats *om_stats_find(const om_stats *s, const char *name) {
     return NULL;
 }
 
+int om_stats_column(const om_tensor_stats *t, const char *type) {
+    const size_t n = strlen(type);
+    const char *names = t != NULL && t->nats != NULL ? t->nats_types : "";
+    for (int column = 0; t != NULL && column < t->n_nats; column++) {
+        const size_t length = strcspn(names, ",");
+        if (length == n && strncmp(names, type, n) == 0) {
+            return column;
+        }
+        names += length + (names[length] != '\0');
+    }
+    return -1;
+}
+
 bool om_stats_importance(float *out, const om_tensor_stats *t, int expert) {
     if (t->in_sum2 == NULL || expert < 0 || expert >= t->experts) {
         return false;

@@ -64,6 +64,9 @@ om_status om_stats_write(const om_stats *s, const char *path, bool imatrix_only,
 void om_stats_free(om_stats *s);
 const om_tensor_stats *om_stats_find(const om_stats *s, const char *name);
 
+/** Column of t->nats and t->routing for a type; -1: t is NULL or has none. */
+int om_stats_column(const om_tensor_stats *t, const char *type);
+
 /** Importance for rounding expert e: out [n_in] f32 = in_sum2 / count, all ones when count is 0
  * (llama.cpp's rule). Equal bit for bit to what llama-quantize computes from the same file. false:
  * no input statistics. */
