@@ -68,7 +68,7 @@ left_alone "$@"
 cd killed || exit 1
 old_files
 kills 3 "$@"
-rm -f p.checkpoint
+rm -f p.checkpoint p.stats.gguf # of a run that outlived its kill: statistics would be kept
 signalled 9 200 after p.checkpoint -- "$@"
 completes "$@"
 grep -q 'profile: resuming after [1-9][0-9]* of 60 windows' .io/err || fail "profile did not resume: $(cat .io/err)"
