@@ -31,7 +31,7 @@ void om_mlx_plan_free(om_mlx_plan *plan) {
 }
 
 static int64_t params_of(const om_hf_tensor *t) {
-    return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
+    return t->ne[0] * om_hf_tensor_n_rows(t);
 }
 
 /* ---- the dtype ---- */

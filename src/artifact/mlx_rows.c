@@ -11,14 +11,6 @@
 #include "artifact/rows.h"
 #include "base/mem.h"
 
-static int64_t rows_of(const om_hf_tensor *t) {
-    return t->n_dims < 2 ? 1 : t->ne[1] * t->ne[2] * t->ne[3];
-}
-
-static int64_t matrix_rows(const om_hf_tensor *t) {
-    return t->n_dims < 2 ? 1 : t->ne[1];
-}
-
 void om_mlx_job_row_bytes(int64_t row_bytes[OM_MLX_PARTS], const om_mlx_job *job) {
     const int64_t n_in = job->tensor->ne[0];
     memset(row_bytes, 0, OM_MLX_PARTS * sizeof *row_bytes);
@@ -107,7 +99,7 @@ int64_t om_mlx_job_source_row(const om_mlx_job *job, int64_t row) {
 
 /* The matrix of the source that a row comes from. */
 static int64_t source_matrix(const om_mlx_job *job, int64_t row) {
-    return om_mlx_job_source_row(job, row) / matrix_rows(job->tensor);
+    return om_mlx_job_source_row(job, row) / job->tensor->ne[1];
 }
 
 static om_status read_source(float *out, const om_mlx_job *job, int64_t first, int64_t n,
@@ -165,102 +157,4 @@ void om_mlx_job_errors(double *errors, float *scratch, const float *source,
     for (int64_t i = 0; i < n; i++) {
         errors[i] = om_rows_weighted_error(source + i * n_in, scratch + i * n_in, cols, n_in);
     }
-}
-
-/* ---- the order of rows ---- */
-
-typedef struct row_hash {
-    uint64_t hash;
-    int64_t row;
-} row_hash;
-
-static int by_hash(const void *a, const void *b) {
-    const row_hash *x = a, *y = b;
-    if (x->hash != y->hash) {
-        return x->hash < y->hash ? -1 : 1;
-    }
-    return x->row < y->row ? -1 : x->row > y->row;
-}
-
-static uint64_t hash_of(const float *row, int64_t n) {
-    uint64_t h = 0xCBF29CE484222325ULL;
-    for (int64_t j = 0; j < n; j++) {
-        uint32_t bits;
-        memcpy(&bits, row + j, sizeof bits);
-        h = (h ^ bits) * 0x9E3779B97F4A7C15ULL;
-        h ^= h >> 29;
-    }
-    return h;
-}
-
-/* Rows 1 to 31, and 31 more over the whole: any reordering of heads moves the first ones. */
-static om_status same_order(bool *same, const om_hf *hf, const om_hf_tensor *t, float *a, float *b,
-                            om_error *err) {
-    om_status status = OM_OK;
-    const int64_t n_rows = rows_of(t);
-    *same = true;
-    for (int64_t k = 1; k < 63 && *same; k++) {
-        const int64_t row = k < 32 ? k : n_rows / 32 * (k - 31);
-        if (row < n_rows) {
-            OM_TRY(om_hf_rows_f32(a, hf, t, OM_HF_MLX, row, 1, err));
-            OM_TRY(om_hf_rows_f32(b, hf, t, OM_HF_GGUF, row, 1, err));
-            *same = memcmp(a, b, (size_t) t->ne[0] * sizeof *a) == 0;
-        }
-    }
-out:
-    return status;
-}
-
-static om_status hash_rows(row_hash *out, const om_hf *hf, const om_hf_tensor *t, om_hf_view view,
-                           float *row, om_error *err) {
-    om_status status = OM_OK;
-    for (int64_t i = 0; i < rows_of(t); i++) {
-        OM_TRY(om_hf_rows_f32(row, hf, t, view, i, 1, err));
-        out[i] = (row_hash){ hash_of(row, t->ne[0]), i };
-    }
-    qsort(out, (size_t) rows_of(t), sizeof *out, by_hash);
-out:
-    return status;
-}
-
-om_status om_mlx_row_order(int64_t **out, const om_hf *hf, const om_hf_tensor *t, om_error *err) {
-    om_status status = OM_OK;
-    const int64_t n_rows = rows_of(t);
-    bool same = true;
-    row_hash *here = NULL, *there = NULL;
-    int64_t *order = NULL;
-    float *a = om_calloc((size_t) t->ne[0], sizeof *a),
-          *b = om_calloc((size_t) t->ne[0], sizeof *b);
-    *out = NULL;
-    if (a == NULL || b == NULL) {
-        OM_TRY(om_fail_nomem(err, (size_t) t->ne[0] * sizeof *a));
-    }
-    OM_TRY(same_order(&same, hf, t, a, b, err));
-    if (same) {
-        goto out;
-    }
-    here = om_calloc((size_t) n_rows, sizeof *here);
-    there = om_calloc((size_t) n_rows, sizeof *there);
-    order = om_calloc((size_t) n_rows, sizeof *order);
-    if (here == NULL || there == NULL || order == NULL) {
-        OM_TRY(om_fail_nomem(err, (size_t) n_rows * sizeof *here));
-    }
-    OM_TRY(hash_rows(here, hf, t, OM_HF_MLX, a, err));
-    OM_TRY(hash_rows(there, hf, t, OM_HF_GGUF, a, err));
-    for (int64_t i = 0; i < n_rows; i++) {
-        if (here[i].hash != there[i].hash) {
-            OM_TRY(om_fail(err, OM_E_INTERNAL, "%s: row %" PRId64 " is not among the GGUF's rows",
-                           t->name, here[i].row));
-        }
-        order[here[i].row] = there[i].row;
-    }
-    *out = order;
-    order = NULL;
-out:
-    om_free(a);
-    om_free(b);
-    om_free(here);
-    om_free(there);
-    om_free(order);
-    return status;
 }

@@ -47,14 +47,4 @@ void om_mlx_job_errors(double *errors, float *scratch, const float *source,
                        unsigned char *const parts[OM_MLX_PARTS], const om_mlx_job *job,
                        int64_t first, int64_t n);
 
-/** Which row of the GGUF each of mlx-lm's rows is: llama.cpp reorders q and k of some families.
- *
- *  *out  owned (om_free), [rows of all matrices]; NULL: the same order
- *
- *  Found by content, so that nobody has to know why: rows are compared in both views, all of them
- *  when a few differ. Errors: OM_E_INTERNAL (no row of the GGUF is the same), as om_hf_rows_f32.
- *  Cost: some 60 rows, or the tensor twice. */
-om_status om_mlx_row_order(int64_t **out, const om_hf *hf, const om_hf_tensor *t,
-                           om_error *err) OM_WARN_UNUSED;
-
 #endif

@@ -89,7 +89,7 @@ static om_status compare_row(const om_mlx_plan *plan, const om_mlx_plan_item *it
     om_status status = OM_OK;
     float *importance = NULL;
     row_pair p = { 0 };
-    const int64_t n_rows = t->n_dims < 2 ? 1 : t->ne[1] * item->experts;
+    const int64_t n_rows = t->ne[1] * item->experts;
     om_rng rng = om_rng_at(seed, om_hash_name(t->name));
     const int64_t row = (int64_t) (om_rng_u64(&rng) % (uint64_t) n_rows);
     OM_TRY(om_inputs_importance(&importance, item->stats, err));

@@ -219,44 +219,33 @@ static void forget_rows(const void *ud, int64_t first, int64_t n) {
     }
 }
 
-/* The marginals of the rows in mlx-lm's order: *rows borrowed, *owned what must be freed. */
-static om_status rows_in_order(const float **rows, float **owned, const om_mlx_job *job,
-                               const om_mlx_plan_item *item, om_error *err) {
-    om_status status = OM_OK;
-    int64_t *order = NULL;
+/* The marginals of the rows, which are in the GGUF's order, in the output's. *rows owned. */
+static om_status rows_in_order(float **rows, const om_mlx_job *job, const om_mlx_plan_item *item,
+                               om_error *err) {
     const int64_t n = item->stats->n_out * item->experts;
-    *rows = item->stats->rows;
-    if (item->bank < 0) {
-        OM_TRY(om_mlx_row_order(&order, job->hf, job->tensor, err));
+    *rows = om_calloc((size_t) n, sizeof **rows);
+    if (*rows == NULL) {
+        return om_fail_nomem(err, (size_t) n * sizeof **rows);
     }
-    if (order != NULL || item->bank >= 0) {
-        *owned = om_calloc((size_t) n, sizeof **owned);
-        if (*owned == NULL) {
-            OM_TRY(om_fail_nomem(err, (size_t) n * sizeof **owned));
-        }
-        for (int64_t i = 0; i < n; i++) {
-            (*owned)[i] =
-                item->stats->rows[order != NULL ? order[i] : om_mlx_job_source_row(job, i)];
-        }
-        *rows = *owned;
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t row = om_hf_gguf_row(job->tensor, om_mlx_job_source_row(job, i));
+        (*rows)[i] = item->stats->rows[row];
     }
-out:
-    om_free(order);
-    return status;
+    return OM_OK;
 }
 
 /* tensors: the item's first in the layout. */
 static om_status write_item(writer *w, om_mlx_plan_item *item, const om_mlx_tensor *tensors,
                             om_error *err) {
     om_status status = OM_OK;
-    float *importance = NULL, *owned = NULL;
+    float *importance = NULL, *rows = NULL;
     int64_t row_bytes[OM_MLX_PARTS];
     const om_hf_tensor *t = item->tensor;
     OM_TRY(om_inputs_importance(&importance, item->stats, err));
     const om_mlx_job job = om_mlx_plan_job(w->plan, item, importance);
     om_slab_job slabs = {
         .n_in = t->ne[0],
-        .matrix_rows = t->n_dims < 2 ? 1 : t->ne[1],
+        .matrix_rows = t->ne[1],
         .matrices = item->experts,
         .make = make_rows,
         .forget = forget_rows,
@@ -270,7 +259,8 @@ static om_status write_item(writer *w, om_mlx_plan_item *item, const om_mlx_tens
         slabs.parts[k].offset = tensors[k].offset;
     }
     if (job.cols != NULL) {
-        OM_TRY(rows_in_order(&slabs.rows, &owned, &job, item, err));
+        OM_TRY(rows_in_order(&rows, &job, item, err));
+        slabs.rows = rows;
     }
     OM_TRY(om_slabs_run(&item->nats, w->slabs, &slabs, err));
     if (job.cols == NULL && item->to->mlx == OM_MLX_NONE) {
@@ -278,7 +268,7 @@ static om_status write_item(writer *w, om_mlx_plan_item *item, const om_mlx_tens
     }
 out:
     om_free(importance);
-    om_free(owned);
+    om_free(rows);
     return status;
 }
 

@@ -44,7 +44,7 @@ static om_status add_tensor(om_hf *hf, const om_hf_matcher *m, const om_family_t
     om_hf_tensor *t = &hf->tensors[hf->n];
     OM_TRY(om_hf_match(t, m, row, layer, err));
     hf->n++;
-    hf->params += t->ne[0] * t->ne[1] * t->ne[2];
+    hf->params += t->ne[0] * om_hf_tensor_n_rows(t);
 out:
     return status;
 }
@@ -281,7 +281,7 @@ int64_t om_hf_params(const om_hf *hf) {
 }
 
 static bool rows_are_there(const om_hf_tensor *t, int64_t first, int64_t n) {
-    const int64_t rows = t->ne[1] * t->ne[2];
+    const int64_t rows = om_hf_tensor_n_rows(t);
     return first >= 0 && n >= 0 && first <= rows && n <= rows - first;
 }
 
@@ -293,6 +293,10 @@ om_status om_hf_rows_f32(float *out, const om_hf *hf, const om_hf_tensor *t, om_
     }
     om_hf_source_rows(out, t->source, view, first, n);
     return OM_OK;
+}
+
+int64_t om_hf_gguf_row(const om_hf_tensor *t, int64_t row) {
+    return om_hf_source_gguf_row(t->source, row);
 }
 
 void om_hf_forget(const om_hf *hf, const om_hf_tensor *t, int64_t first, int64_t n) {

@@ -16,7 +16,7 @@ typedef struct om_hf_tensor {
     char name[64];         /* of the GGUF: "blk.0.attn_q.weight" */
     char path[OM_HF_PATH]; /* mlx-lm's: "model.layers.0.self_attn.q_proj.weight" */
     int n_dims;
-    int64_t ne[4];           /* ggml order: ne[0] = weights per row; ne[2] = experts */
+    int64_t ne[4]; /* ggml order: ne[0] = weights per row; ne[2] = experts; 1 past n_dims */
     const om_format *format; /* as stored: bf16, f16, f32 (FP8 and MXFP4 sources count as bf16), or
                                 a type of MLX */
     bool may_quantize;       /* a module of mlx-lm with to_quantized that llama.cpp quantizes too:
@@ -66,6 +66,13 @@ void om_hf_stack_path(char out[OM_HF_PATH], const char *path);
 extern const unsigned char om_hf_banks_module[]; /* NUL-terminated */
 extern const size_t om_hf_banks_module_size;
 
+/** Rows of all matrices together. */
+static inline int64_t om_hf_tensor_n_rows(const om_hf_tensor *t) {
+    return t->ne[1] * t->ne[2] * t->ne[3];
+}
+/** Which row of OM_HF_GGUF row `row` of OM_HF_MLX is (0 <= row < om_hf_tensor_n_rows): statistics
+ * are in the GGUF's order. */
+int64_t om_hf_gguf_row(const om_hf_tensor *t, int64_t row);
 /** Drop the pages of these rows from this process. */
 void om_hf_forget(const om_hf *hf, const om_hf_tensor *t, int64_t first, int64_t n);
 /** SHA-256 over config.json's and all shards' digests in order. */

@@ -15,6 +15,20 @@ static int64_t unpermute(int64_t r, int64_t head) {
     return r - within + (within % 2) * (head / 2) + within / 2;
 }
 
+/* And back: where llama.cpp has row r. */
+static int64_t permute(int64_t r, int64_t head) {
+    const int64_t within = r % head, half = head / 2;
+    return r - within + (within < half ? 2 * within : 2 * (within - half) + 1);
+}
+
+int64_t om_hf_source_gguf_row(const struct om_hf_source *s, int64_t row) {
+    if (s->permuted_head == 0 || s->elements) {
+        return row;
+    }
+    const int64_t within = row % s->rows;
+    return row - within + permute(within, s->permuted_head);
+}
+
 /* Of one expert: row of the view -> row of the part. */
 static int64_t place_of(const struct om_hf_source *s, om_hf_view view, int64_t row) {
     if (s->place != NULL) { /* a router: a row for each expert */

@@ -46,6 +46,8 @@ struct om_hf_source {
 /** Rows as om_hf_rows_f32 gives them; the range is checked by the caller. */
 void om_hf_source_rows(float *out, const struct om_hf_source *source, om_hf_view view,
                        int64_t first, int64_t n);
+/** Row of the GGUF view that is row `row` of the MLX view. */
+int64_t om_hf_source_gguf_row(const struct om_hf_source *source, int64_t row);
 /** Drop the pages of what om_hf_source_rows reads. */
 void om_hf_source_forget(const om_safetensors *st, const struct om_hf_source *source, int64_t first,
                          int64_t n);
