@@ -20,7 +20,7 @@
 #include "hf/family.h"
 #include "model/roles.h"
 
-enum { MAX_MODULES = 256, MAX_FAMILIES = 64 };
+enum { MAX_MODULES = 256 };
 
 /* mlx-lm's name of a role: "self_attn.q_proj" is an "attn_q". */
 typedef struct module {
@@ -34,34 +34,15 @@ typedef struct modules {
     int n;
 } modules;
 
-/* All families of the table. Returns how many. */
-static int list_families(const om_family *out[MAX_FAMILIES]) {
-    int n = 0;
-    char name[64];
-    for (const char *p = om_family_list(); *p != '\0' && n < MAX_FAMILIES;) {
-        const size_t length = strcspn(p, ",");
-        if (length < sizeof name) {
-            memcpy(name, p, length);
-            name[length] = '\0';
-            out[n] = om_family_by_model_type(name);
-            n += out[n] != NULL;
-        }
-        p += length;
-        p += strspn(p, ", ");
-    }
-    return n;
-}
-
 /* What follows "layers.N."; outside of blocks the last word. ".weight" is cut off. false: the path
  * is no weight. */
 static bool inner_path(char out[OM_HF_PATH], const char *path) {
-    static const char suffix[] = ".weight", block[] = "layers.";
+    static const char block[] = "layers.";
     const char *inside = strstr(path, block);
-    const size_t length = strlen(path), cut = sizeof suffix - 1;
-    if (length <= cut || strcmp(path + length - cut, suffix) != 0) {
+    if (!om_text_ends(path, ".weight")) {
         return false;
     }
-    const size_t n = length - cut;
+    const size_t n = strlen(path) - strlen(".weight");
     size_t first = 0;
     if (inside != NULL) {
         const char *dot = strchr(inside + sizeof block - 1, '.');
@@ -92,14 +73,12 @@ static void add_module(modules *m, const char *path, const char *role, bool in_b
 
 /* Every name that a family has for the tensor. */
 static om_status add_names(modules *m, const char *tensor, om_error *err) {
-    const om_family *families[MAX_FAMILIES];
-    const int n = list_families(families);
     char path[OM_HF_PATH], inside[OM_HF_PATH], role[64];
     int layer;
     bool found = false;
     om_tensor_role(role, &layer, tensor);
-    for (int i = 0; i < n; i++) {
-        if (om_family_mlx_name(path, families[i], tensor) && inner_path(inside, path)) {
+    for (int i = 0; om_family_at(i) != NULL; i++) {
+        if (om_family_mlx_name(path, om_family_at(i), tensor) && inner_path(inside, path)) {
             add_module(m, inside, role, layer >= 0);
             found = true;
         }

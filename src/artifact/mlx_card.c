@@ -88,11 +88,6 @@ static void put_licence(om_buf *b, const om_hf *hf) {
     om_free(path);
 }
 
-static const char *base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash == NULL || slash[1] == '\0' ? path : slash + 1;
-}
-
 static void put_front_matter(om_buf *b, const om_hf *hf) {
     char name[128];
     om_buf_puts(b, "---\nlibrary_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n");
@@ -217,7 +212,7 @@ static void put_banks(om_buf *b, const om_allocation *a) {
 
 static void put_use(om_buf *b, const om_mlx_plan *plan, const om_allocation *a,
                     const om_quantize_options *o, const om_gguf_record *record) {
-    const char *name = base_name(o->out);
+    const char *name = om_path_name(o->out);
     om_buf_printf(b,
                   "## Use\n\n```\npip install mlx-lm\nmlx_lm.generate --model %s --prompt "
                   "\"Hello\"%s\n```\n\n",
@@ -225,7 +220,7 @@ static void put_use(om_buf *b, const om_mlx_plan *plan, const om_allocation *a,
     om_buf_printf(b,
                   "## Made with\n\n```\noptimum quantize %s -a %s -o %s --to mlx%s\n```\n\n"
                   "| | sha256 |\n|---|---|\n",
-                  base_name(om_hf_path(plan->hf)), base_name(o->allocation), name,
+                  om_path_name(om_hf_path(plan->hf)), om_path_name(o->allocation), name,
                   o->round != NULL && strcmp(o->round, "plain") == 0 ? " --round plain" : "");
     om_buf_printf(b, "| source | %s |\n| allocation | %s |\n", record->source_sha256, a->sha256);
     if (a->profile_sha256[0] != '\0') {
@@ -240,7 +235,7 @@ om_status om_mlx_card(char **out, const om_mlx_plan *plan, const om_allocation *
     om_buf_printf(&b,
                   "# %s\n\nA mixed-precision MLX model: every tensor has the type that loses least "
                   "for its bytes, chosen by Optimum " OM_VERSION " from %s.\n\n",
-                  base_name(o->out), base_name(om_hf_path(plan->hf)));
+                  om_path_name(o->out), om_path_name(om_hf_path(plan->hf)));
     put_sizes(&b, plan, a, record);
     put_types(&b, plan);
     put_banks(&b, a);

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/atomic_dir.h"
+#include "base/buf.h"
 #include "base/mem.h"
 #include "hf/directory.h"
 
@@ -109,11 +110,8 @@ static void fill_model(om_json *config, const om_node *source, const char *dtype
 }
 
 static bool has_head(const om_mlx_item *items, int n) {
-    static const char suffix[] = "lm_head.weight";
     for (int i = 0; i < n; i++) {
-        const size_t length = strlen(items[i].path);
-        if (length >= sizeof suffix - 1 &&
-            strcmp(items[i].path + length - (sizeof suffix - 1), suffix) == 0) {
+        if (om_text_ends(items[i].path, "lm_head.weight")) {
             return true;
         }
     }
@@ -264,11 +262,6 @@ om_status om_mlx_index(om_json **out, const om_mlx_layout *layout, int64_t param
 static const char *const vocabularies[] = { "tokenizer.json", "tokenizer.model", "vocab.json",
                                             "vocab.txt", "tiktoken.model" };
 
-static bool ends_with(const char *name, const char *suffix) {
-    const size_t n = strlen(name), m = strlen(suffix);
-    return n > m && strcmp(name + n - m, suffix) == 0;
-}
-
 bool om_mlx_is_copied(const char *name) {
     if (strcmp(name, OM_HF_BANKS_FILE) == 0) {
         return false; /* written when it is needed */
@@ -294,7 +287,7 @@ bool om_mlx_is_copied(const char *name) {
         }
     }
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
-        if (name[0] != '.' && ends_with(name, suffixes[i])) {
+        if (name[0] != '.' && om_text_ends(name, suffixes[i])) {
             return true;
         }
     }
@@ -305,7 +298,7 @@ bool om_mlx_is_written(const char *name) {
     return strcmp(name, "config.json") == 0 || strcmp(name, "README.md") == 0 ||
            strcmp(name, OM_HF_BANKS_FILE) == 0 ||
            strcmp(name, "model.safetensors.index.json") == 0 ||
-           (strncmp(name, "model", 5) == 0 && ends_with(name, ".safetensors"));
+           (strncmp(name, "model", 5) == 0 && om_text_ends(name, ".safetensors"));
 }
 
 static bool is_vocabulary(const char *name) {
@@ -314,7 +307,7 @@ static bool is_vocabulary(const char *name) {
             return true;
         }
     }
-    return ends_with(name, ".tiktoken");
+    return name[0] != '.' && om_text_ends(name, ".tiktoken");
 }
 
 om_status om_mlx_copies(char ***out, int *n, const char *dir, om_error *err) {

@@ -27,13 +27,13 @@ static om_json *tensor_json(const om_outcome_tensor *tensor) {
 static char *result_json(const om_outcome *r) {
     om_json *doc = om_json_new_document("optimum.quantize/1");
     om_json *tensors = om_json_array();
-    om_json_set_str(doc, "to", r->shards > 0 ? "mlx" : "gguf");
+    om_json_set_str(doc, "to", om_container_name(r->allocation->container));
     om_json_set_bool(doc, "dry_run", r->options->dry_run);
     om_json_set_str(doc, "path", r->options->out);
     om_json_set_str(doc, "sha256", r->sha256[0] != '\0' ? r->sha256 : NULL);
     om_json_set_i64(doc, "bytes", r->bytes);
     om_json_set_f64(doc, "bpw", bits_per_weight(r));
-    if (r->shards > 0) {
+    if (r->allocation->container == OM_CONTAINER_MLX) {
         om_json_set_i64(doc, "shards", r->shards);
         om_json_set_str(doc, "round", r->round);
     }
@@ -72,7 +72,8 @@ static void print_summary(om_buf *b, const om_outcome *r) {
     om_buf_printf(b, "%s: %s (%" PRId64 " bytes), %.3f bits per weight; the source has %s\n",
                   r->options->out, size, r->bytes, bits_per_weight(r), from);
     om_buf_printf(b, "%d tensors quantized, %d %s, in %.1f s; checked against the plan\n",
-                  quantized, r->n_tensors - quantized, r->shards > 0 ? "in 16 bits" : "copied",
+                  quantized, r->n_tensors - quantized,
+                  r->allocation->container == OM_CONTAINER_MLX ? "in 16 bits" : "copied",
                   r->seconds);
     if (isfinite(r->total_nats)) {
         om_buf_printf(b,

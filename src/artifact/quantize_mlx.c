@@ -95,15 +95,6 @@ static void print_plan(om_buf *out, const void *plan) {
     om_mlx_plan_print(out, plan);
 }
 
-static int64_t source_bytes(const om_hf *hf) {
-    const om_safetensors *st = om_hf_safetensors(hf);
-    int64_t bytes = 0;
-    for (int i = 0; i < om_safetensors_n_shards(st); i++) {
-        bytes += om_safetensors_shard_bytes(st, i);
-    }
-    return bytes;
-}
-
 static om_status write_and_check(om_outcome *r, om_mlx_plan *plan, const char *path,
                                  const om_env *env, om_error *err) {
     om_status status = OM_OK;
@@ -166,7 +157,7 @@ om_status om_quantize_mlx(om_result *out, const om_quantize_options *options, co
     r.stats_path = stats_path;
     r.model_path = om_hf_path(hf);
     r.params = om_hf_params(hf);
-    r.source_bytes = source_bytes(hf);
+    r.source_bytes = om_safetensors_bytes(om_hf_safetensors(hf));
     r.bytes = plan->layout.total_bytes;
     r.shards = plan->layout.n_shards;
     r.round = plan->search ? "search" : "plain";

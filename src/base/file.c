@@ -559,6 +559,11 @@ size_t om_path_length(const char *path) {
     return n;
 }
 
+const char *om_path_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash == NULL || slash[1] == '\0' ? path : slash + 1;
+}
+
 char *om_path_join(const char *dir, const char *name) {
     om_buf b = { 0 };
     const size_t len = strlen(dir);

@@ -90,6 +90,8 @@ om_status om_mkdirs(const char *path, om_error *err) OM_WARN_UNUSED;
 /** Length of a path without slashes at its end: "models/Qwen3-8B/" is "models/Qwen3-8B", "/" stays.
  */
 size_t om_path_length(const char *path);
+/** What follows the last slash; the whole path when nothing does. Borrowed. */
+const char *om_path_name(const char *path);
 /** Owned: dir + "/" + name (om_free). NULL when memory is short. */
 char *om_path_join(const char *dir, const char *name);
 /** A path written into the file `document`: as it is, or beside the document when the folder has

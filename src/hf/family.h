@@ -16,6 +16,8 @@ const om_family *om_family_by_model_type(const char *model_type);
  * NULL: not in the table. Families that differ in nothing but their name (llama, mistral) give the
  * first of them. */
 const om_family *om_family_by_arch(const char *arch, bool experts);
+/** The i-th of the table, NULL past the end. */
+const om_family *om_family_at(int i);
 const char *om_family_model_type(const om_family *family);
 const char *om_family_arch(const om_family *family); /* of the GGUF */
 /** "llama, mistral, …": for messages. Borrowed, static. */

@@ -89,7 +89,5 @@ const om_family_tensor *om_family_outside(void);
 const char *om_hf_dim_name(om_hf_dim dim);
 /** Prefix of mlx-lm's names: "language_model." or "". */
 const char *om_family_prefix(const om_family *family);
-/** i-th family, NULL past the end. */
-const om_family *om_family_at(int i);
 
 #endif

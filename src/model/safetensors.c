@@ -254,6 +254,14 @@ int64_t om_safetensors_shard_bytes(const om_safetensors *st, int i) {
     return (int64_t) st->shards[i].size;
 }
 
+int64_t om_safetensors_bytes(const om_safetensors *st) {
+    int64_t bytes = 0;
+    for (int i = 0; i < om_safetensors_n_shards(st); i++) {
+        bytes += om_safetensors_shard_bytes(st, i);
+    }
+    return bytes;
+}
+
 const char *om_safetensors_metadata(const om_safetensors *st, const char *key) {
     const om_st_file *f = &st->shards[0].file;
     for (size_t i = 0; i < f->n_metadata; i++) {

@@ -60,6 +60,7 @@ const om_st_tensor *om_safetensors_find(const om_safetensors *st,
 int om_safetensors_n_shards(const om_safetensors *st);
 const char *om_safetensors_shard_path(const om_safetensors *st, int shard);
 int64_t om_safetensors_shard_bytes(const om_safetensors *st, int shard); /* of the file */
+int64_t om_safetensors_bytes(const om_safetensors *st);                  /* of all files */
 /** A value of the first file's "__metadata__"; NULL: none. */
 const char *om_safetensors_metadata(const om_safetensors *st, const char *key);
 /** Drop the pages of these bytes of a tensor's data from this process. */

@@ -3,12 +3,8 @@
 
 #include <string.h>
 
+#include "base/file.h"
 #include "report/html.h"
-
-static const char *base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
 
 static void open_fact(om_buf *out, const char *name) {
     om_buf_printf(out, "<dt>%s</dt><dd>", name);
@@ -27,7 +23,7 @@ static void put_digest(om_buf *out, const char *sha256) {
 static void fact_digest(om_buf *out, const char *name, const char *file, const char *sha256) {
     open_fact(out, name);
     if (file[0]) {
-        om_html_text(out, base_name(file));
+        om_html_text(out, om_path_name(file));
         om_buf_puts(out, " ");
     }
     put_digest(out, sha256);
@@ -133,7 +129,7 @@ void om_section_facts(om_buf *out, const om_report_input *in) {
         open_fact(out, "Run it");
         om_buf_puts(out, in->eval->container == OM_CONTAINER_MLX ? "<code>mlx_lm.server --model "
                                                                  : "<code>llama-server -m ");
-        om_html_text(out, base_name(in->eval->model_path));
+        om_html_text(out, om_path_name(in->eval->model_path));
         om_buf_puts(out, "</code>");
         close_fact(out);
     }

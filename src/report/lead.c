@@ -7,13 +7,9 @@
 
 #include <string.h>
 
+#include "base/file.h"
 #include "report/html.h"
 #include "report/verdict.h"
-
-static const char *base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
 
 static om_verdict verdict_of(const om_report_input *in) {
     if (!in->eval) {
@@ -23,12 +19,12 @@ static om_verdict verdict_of(const om_report_input *in) {
 }
 
 void om_section_title(om_buf *out, const om_report_input *in) {
-    om_html_text(out, base_name(in->profile->model_path));
+    om_html_text(out, om_path_name(in->profile->model_path));
     om_buf_puts(out, " – Optimum report");
 }
 
 void om_section_model(om_buf *out, const om_report_input *in) {
-    om_html_text(out, base_name(in->profile->model_path));
+    om_html_text(out, om_path_name(in->profile->model_path));
 }
 
 /* "33.6 million" reads better than 33 600 000 in running text. */

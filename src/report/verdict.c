@@ -9,6 +9,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "report/html.h"
 
 /* Sizes closer than this are called the same: presets come in steps of several percent. */
@@ -109,6 +110,5 @@ const char *om_evaluation_name(const om_evaluation *e) {
     if (e->label[0] != '\0') {
         return om_plan_bare(e->label);
     }
-    const char *slash = strrchr(e->model_path, '/');
-    return slash ? slash + 1 : e->model_path;
+    return om_path_name(e->model_path);
 }

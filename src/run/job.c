@@ -298,10 +298,7 @@ static om_status look_at_directory(om_job *job, om_error *err) {
     om_hf *hf = NULL;
     const om_status status = om_hf_open(&hf, job->options->model, err);
     if (status == OM_OK) {
-        const om_safetensors *st = om_hf_safetensors(hf);
-        for (int i = 0; i < om_safetensors_n_shards(st); i++) {
-            job->model_bytes += om_safetensors_shard_bytes(st, i);
-        }
+        job->model_bytes = om_safetensors_bytes(om_hf_safetensors(hf));
         job->model_params = om_hf_params(hf);
     }
     om_hf_free(hf);
