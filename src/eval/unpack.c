@@ -23,7 +23,7 @@ static int64_t gguf_bytes(const om_hf *hf, bool f32) {
     int64_t bytes = slack_bytes;
     for (int i = 0; i < om_hf_n_tensors(hf); i++) {
         const om_hf_tensor *t = om_hf_tensor_at(hf, i);
-        const int64_t rows = t->ne[1] * t->ne[2] * t->ne[3];
+        const int64_t rows = om_hf_tensor_n_rows(t);
         const bool codes = t->format->mlx != OM_MLX_NONE;
         bytes += f32 || codes ? 4 * t->ne[0] * rows : om_format_size(t->format, t->ne[0], rows);
     }
@@ -80,56 +80,21 @@ out:
 
 /* ---- the model ---- */
 
-static om_status write_own(om_unpacked *u, const om_hf *hf, const om_unpack_options *o,
-                           const om_env *env, om_error *err) {
-    om_status status = OM_OK;
-    OM_TRY(name_temporary(&u->temporary, hf, false, "own", o->scratch, env, err));
-    OM_TRY(om_hf_to_gguf(hf, u->temporary, env, err));
-    OM_TRY(om_model_open(&u->model, u->temporary, err));
-out:
-    return status;
-}
-
-static om_status write_like(om_unpacked *u, const om_hf *hf, const om_model *like,
-                            const om_unpack_options *o, const om_env *env, om_error *err) {
-    om_status status = OM_OK;
-    OM_TRY(name_temporary(&u->temporary, hf, true, o->like != NULL ? "like" : "f32", o->scratch,
-                          env, err));
-    OM_TRY(om_hf_to_gguf_like(hf, like, u->temporary, env, err));
-    OM_TRY(om_model_open(&u->model, u->temporary, err));
-out:
-    return status;
-}
-
-static bool has_16_bits(const om_model *model) {
-    for (int i = 0; i < om_model_n_tensors(model); i++) {
-        if (om_model_tensor(model, i)->format->block_bytes == 2) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static om_status write_out(om_unpacked *u, const om_hf *hf, const om_unpack_options *o,
                            const om_env *env, om_error *err) {
     om_status status = OM_OK;
     om_model *like = NULL;
-    om_unpacked own = { 0 };
+    const bool f32 = o->f32 || o->like != NULL;
+    const char *kind = o->like != NULL ? "like" : f32 ? "f32" : "own";
+    OM_TRY(name_temporary(&u->temporary, hf, f32, kind, o->scratch, env, err));
     if (o->like != NULL) {
         OM_TRY(om_model_open(&like, o->like, err));
-        OM_TRY(write_like(u, hf, like, o, env, err));
+        OM_TRY(om_hf_to_gguf_like(hf, like, u->temporary, env, err));
     } else {
-        OM_TRY(write_own(&own, hf, o, env, err));
-        if (o->f32 && has_16_bits(own.model)) {
-            OM_TRY(write_like(u, hf, own.model, o, env, err));
-        } else {
-            u->model = own.model;
-            u->temporary = own.temporary;
-            own = (om_unpacked){ 0 };
-        }
+        OM_TRY(om_hf_to_gguf(hf, f32, u->temporary, env, err));
     }
+    OM_TRY(om_model_open(&u->model, u->temporary, err));
 out:
-    om_unpacked_release(&own);
     om_model_free(like);
     return status;
 }
@@ -139,12 +104,9 @@ static om_status unpack(om_unpacked *u, const char *path, const om_unpack_option
     om_status status = OM_OK;
     om_hf *hf = NULL;
     OM_TRY(om_hf_open(&hf, path, err));
-    const om_safetensors *st = om_hf_safetensors(hf);
     u->container = OM_CONTAINER_MLX;
+    u->bytes = om_safetensors_bytes(om_hf_safetensors(hf));
     u->params = om_hf_params(hf);
-    for (int i = 0; i < om_safetensors_n_shards(st); i++) {
-        u->bytes += om_safetensors_shard_bytes(st, i);
-    }
     if (!o->no_hash) {
         OM_TRY(om_hf_sha256(u->sha256, hf, env, err));
     }

@@ -34,8 +34,7 @@ typedef struct om_unpacked {
  *  and how large is logged before.
  *  Errors: those of om_model_open, om_hf_open, om_hf_to_gguf and om_hf_to_gguf_like; OM_E_LIMIT
  *  when no folder has room (with what each has).
- *  Cost: a directory is read and written once; twice with `f32`, without `like`, when it has
- *  matrices of 16 bits. */
+ *  Cost: a directory is read and written once. */
 om_status om_unpacked_open(om_unpacked *out, const char *path, const om_unpack_options *options,
                            const om_env *env, om_error *err) OM_WARN_UNUSED;
 void om_unpacked_release(om_unpacked *u);

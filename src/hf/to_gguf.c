@@ -29,18 +29,11 @@ static bool is_router(const char *name) {
 }
 
 /* The type that a tensor of the directory gets. */
-static const om_format *type_of(const om_hf_tensor *t) {
-    const om_format *f32 = om_format_by_type(GGML_TYPE_F32);
+static const om_format *type_of(const om_hf_tensor *t, bool f32) {
     const bool plain = t->format->ggml_type >= 0 && t->format->block == 1;
-    const bool always_f32 = t->n_dims < 2 || !om_text_ends(t->name, ".weight") ||
+    const bool always_f32 = f32 || t->n_dims < 2 || !om_text_ends(t->name, ".weight") ||
                             om_text_ends(t->name, "_norm.weight") || is_router(t->name);
-    return plain && !always_f32 ? t->format : f32;
-}
-
-static int64_t n_rows_of(const om_hf_tensor *t) {
-    return t->n_dims < 2
-               ? 1
-               : t->ne[1] * (t->n_dims > 2 ? t->ne[2] : 1) * (t->n_dims > 3 ? t->ne[3] : 1);
+    return plain && !always_f32 ? t->format : om_format_by_type(GGML_TYPE_F32);
 }
 
 typedef struct writer {
@@ -103,7 +96,7 @@ static om_status encode(unsigned char *out, const float *x, int64_t n, const om_
 static om_status write_tensor(writer *w, const om_hf_tensor *t, const om_format *format,
                               om_error *err) {
     om_status status = OM_OK;
-    const int64_t n_rows = n_rows_of(t);
+    const int64_t n_rows = om_hf_tensor_n_rows(t);
     const int64_t at_once = t->ne[0] < w->n_floats ? w->n_floats / t->ne[0] : 1;
     for (int64_t row = 0; row < n_rows; row += at_once) {
         const int64_t n = n_rows - row < at_once ? n_rows - row : at_once;
@@ -224,8 +217,8 @@ static void put_info(om_buf *b, int64_t *offset, const char *name, int n_dims, c
 }
 
 /* Everything before the data; *data its length with padding. */
-static om_status make_header(om_buf *out, int64_t *data, const om_hf *hf, const om_pairs *pairs,
-                             const om_hf_metadata *m, om_error *err) {
+static om_status make_header(om_buf *out, int64_t *data, const om_hf *hf, bool f32_only,
+                             const om_pairs *pairs, const om_hf_metadata *m, om_error *err) {
     const int n = om_hf_n_tensors(hf);
     const om_format *f32 = om_format_by_type(GGML_TYPE_F32);
     int64_t offset = 0;
@@ -239,7 +232,7 @@ static om_status make_header(om_buf *out, int64_t *data, const om_hf *hf, const 
     }
     for (int i = 0; i < n; i++) {
         const om_hf_tensor *t = om_hf_tensor_at(hf, i);
-        put_info(out, &offset, t->name, t->n_dims, t->ne, type_of(t));
+        put_info(out, &offset, t->name, t->n_dims, t->ne, type_of(t, f32_only));
     }
     while (!out->failed && out->len % ALIGNMENT != 0) {
         om_pairs_put(out, 0, 1);
@@ -251,8 +244,8 @@ static om_status make_header(om_buf *out, int64_t *data, const om_hf *hf, const 
     return OM_OK;
 }
 
-static om_status make_pairs(om_pairs *pairs, om_hf_metadata *m, const om_hf *hf, const om_env *env,
-                            om_error *err) {
+static om_status make_pairs(om_pairs *pairs, om_hf_metadata *m, const om_hf *hf, bool f32,
+                            const om_env *env, om_error *err) {
     om_status status = OM_OK;
     char sha256[65];
     const char *model_type = om_family_model_type(om_hf_family(hf));
@@ -262,7 +255,7 @@ static om_status make_pairs(om_pairs *pairs, om_hf_metadata *m, const om_hf *hf,
         OM_TRY(om_fail(err, OM_E_FORMAT, "%s: no embedding of tokens", om_hf_path(hf)));
     }
     for (int i = 0; i < om_hf_n_tensors(hf) && general.type->ggml_type == GGML_TYPE_F32; i++) {
-        general.type = type_of(om_hf_tensor_at(hf, i));
+        general.type = type_of(om_hf_tensor_at(hf, i), f32);
     }
     OM_TRY(om_hf_general_put(pairs, &general, err));
     OM_TRY(om_hf_metadata_make(m, pairs, model_type, om_hf_config(hf), "config.json", err));
@@ -279,7 +272,7 @@ out:
     return status;
 }
 
-static om_status write_all(writer *w, const om_hf_metadata *m, om_error *err) {
+static om_status write_all(writer *w, const om_hf_metadata *m, bool f32, om_error *err) {
     om_status status = OM_OK;
     for (int i = 0; i < m->n_extras; i++) {
         const int64_t bytes = m->extras[i].n * (int64_t) sizeof(float);
@@ -288,27 +281,29 @@ static om_status write_all(writer *w, const om_hf_metadata *m, om_error *err) {
     }
     for (int i = 0; i < om_hf_n_tensors(w->hf); i++) {
         const om_hf_tensor *t = om_hf_tensor_at(w->hf, i);
-        const om_format *format = type_of(t);
+        const om_format *format = type_of(t, f32);
         OM_TRY(write_tensor(w, t, format, err));
-        OM_TRY(write_padding(w, om_format_size(format, t->ne[0], n_rows_of(t)), ALIGNMENT, err));
+        OM_TRY(write_padding(w, om_format_size(format, t->ne[0], om_hf_tensor_n_rows(t)), ALIGNMENT,
+                             err));
     }
 out:
     return status;
 }
 
-om_status om_hf_to_gguf(const om_hf *hf, const char *path, const om_env *env, om_error *err) {
+om_status om_hf_to_gguf(const om_hf *hf, bool f32, const char *path, const om_env *env,
+                        om_error *err) {
     om_status status = OM_OK;
     om_pairs pairs = { .arch = om_family_arch(om_hf_family(hf)) };
     om_hf_metadata m = { 0 };
     om_buf header = { 0 };
     writer w = { 0 };
     int64_t data = 0;
-    OM_TRY(make_pairs(&pairs, &m, hf, env, err));
-    OM_TRY(make_header(&header, &data, hf, &pairs, &m, err));
+    OM_TRY(make_pairs(&pairs, &m, hf, f32, env, err));
+    OM_TRY(make_header(&header, &data, hf, f32, &pairs, &m, err));
     om_pairs_release(&pairs);
     OM_TRY(writer_open(&w, hf, path, header.data, (int64_t) header.len, (int64_t) header.len + data,
                        env, err));
-    OM_TRY(write_all(&w, &m, err));
+    OM_TRY(write_all(&w, &m, f32, err));
     OM_TRY(writer_commit(&w, err));
 out:
     writer_close(&w);

@@ -55,7 +55,7 @@ om_status om_profile_source(char **gguf, const char *model, const char *to, cons
             om_log(env, OM_LOG_INFO, "%s: kept, it is the GGUF of %s", path, model);
         } else {
             om_log(env, OM_LOG_INFO, "making the GGUF of %s: %s", model, path);
-            OM_TRY(om_hf_to_gguf(hf, path, env, err));
+            OM_TRY(om_hf_to_gguf(hf, false, path, env, err));
         }
     }
     *gguf = path;

@@ -60,7 +60,7 @@ int main(int argc, char **argv) {
         OM_TRY(om_model_open(&like, argv[3], &err));
         OM_TRY(om_hf_to_gguf_like(hf, like, argv[2], NULL, &err));
     } else {
-        OM_TRY(om_hf_to_gguf(hf, argv[2], NULL, &err));
+        OM_TRY(om_hf_to_gguf(hf, false, argv[2], NULL, &err));
     }
 out:
     if (status != OM_OK) {

@@ -121,7 +121,7 @@ static om_status convert(const om_model *like, const om_env *env, om_error *err)
     om_status status = om_hf_open(&hf, hf_dir, err);
     if (status == OM_OK) {
         status = like != NULL ? om_hf_to_gguf_like(hf, like, out, env, err)
-                              : om_hf_to_gguf(hf, out, env, err);
+                              : om_hf_to_gguf(hf, false, out, env, err);
     }
     om_hf_free(hf);
     return status;
