@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """See eval_mlx.sh.    eval_mlx.py HELPER WORK SHARED"""
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,44 +12,11 @@ mlx_judge.with_fast_blas()
 import mlx.core as mx  # noqa: E402
 import mlx_lm  # noqa: E402
 import numpy as np  # noqa: E402
+import small_llama  # noqa: E402
 
 HELPER, WORK, SHARED = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 TEXT = SHARED / "text/valid.txt"
 failed = []
-
-
-def small_llama(out):
-    """Random weights, grouped-query attention, the tokenizer of ref-dense."""
-    source = SHARED / "models/ref-dense"
-    out.mkdir()
-    for f in source.glob("*.json"):
-        shutil.copyfile(f, out / f.name)
-    width, ff, heads, kv, layers, vocab = 256, 512, 4, 2, 3, 16384
-    rng, tensors = np.random.default_rng(5), {}
-
-    def add(name, rows, columns=None):
-        w = rng.standard_normal((rows, columns)) * 2 / columns**0.5 if columns else 1 + 0.1 * rng.standard_normal(rows)
-        tensors[f"{name}.weight"] = mx.array(w.astype(np.float32)).astype(mx.bfloat16)
-
-    add("model.embed_tokens", vocab, width)
-    add("lm_head", vocab, width)
-    add("model.norm", width)
-    for i in range(layers):
-        p = f"model.layers.{i}."
-        add(p + "input_layernorm", width)
-        add(p + "post_attention_layernorm", width)
-        for name, rows, columns in (("self_attn.q", width, width), ("self_attn.k", width * kv // heads, width),
-                                    ("self_attn.v", width * kv // heads, width), ("self_attn.o", width, width),
-                                    ("mlp.gate", ff, width), ("mlp.up", ff, width), ("mlp.down", width, ff)):
-            add(f"{p}{name}_proj", rows, columns)
-    mx.save_safetensors(str(out / "model.safetensors"), tensors, metadata={"format": "pt"})
-    (out / "config.json").write_text(json.dumps({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": width,
-        "intermediate_size": ff, "num_attention_heads": heads, "num_key_value_heads": kv, "num_hidden_layers": layers,
-        "head_dim": width // heads, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 50000.0,
-        "tie_word_embeddings": False, "torch_dtype": "bfloat16", "vocab_size": vocab, "bos_token_id": 0, "eos_token_id": 0,
-        "attention_bias": False, "mlp_bias": False}))
-    return out
 
 
 def check(what, error, limit):
@@ -104,7 +70,8 @@ def several(path, module):
 
 
 def main():
-    sources = {"llama": small_llama(WORK / "llama"), "ref-dense": SHARED / "models/ref-dense", "ref-moe": SHARED / "models/ref-moe"}
+    sources = {"llama": small_llama.write(WORK / "llama", SHARED, width=256, ff=512, layers=3, dtype=mx.bfloat16,
+                                          config={"rope_theta": 50000.0, "torch_dtype": "bfloat16"}), "ref-dense": SHARED / "models/ref-dense", "ref-moe": SHARED / "models/ref-moe"}
     for name, source in sources.items():
         reference = WORK / f"{name}-f32"
         mlx_lm.convert(str(source), str(reference), dtype="float32")

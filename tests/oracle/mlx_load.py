@@ -16,6 +16,7 @@ mlx_judge.with_fast_blas()
 import mlx.core as mx  # noqa: E402
 import mlx_lm  # noqa: E402
 import numpy as np  # noqa: E402
+import small_llama  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 
 HELPER, WORK, SHARED = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
@@ -37,42 +38,13 @@ def load(path):
     return mlx_lm.load(str(path), return_config=True)
 
 
-def small_llama(out, newer):
-    """Random weights; q and k are in another order in a GGUF. newer: config.json as transformers 5 saves it."""
-    source = SHARED / "models/ref-dense"
-    out.mkdir()
-    for f in source.glob("*.json"):
-        shutil.copyfile(f, out / f.name)
-    width, ff, heads, kv, layers, vocab = 128, 256, 4, 2, 2, 16384
-    rng, tensors = np.random.default_rng(5), {}
-
-    def add(name, rows, columns=None):
-        w = rng.standard_normal((rows, columns)) * 2 / columns**0.5 if columns else 1 + 0.1 * rng.standard_normal(rows)
-        tensors[f"{name}.weight"] = mx.array(w.astype(np.float32)).astype(mx.float16)
-
-    add("model.embed_tokens", vocab, width)
-    add("lm_head", vocab, width)
-    add("model.norm", width)
-    for i in range(layers):
-        p = f"model.layers.{i}."
-        add(p + "input_layernorm", width)
-        add(p + "post_attention_layernorm", width)
-        for name, rows, columns in (("self_attn.q", width, width), ("self_attn.k", width * kv // heads, width),
-                                    ("self_attn.v", width * kv // heads, width), ("self_attn.o", width, width),
-                                    ("mlp.gate", ff, width), ("mlp.up", ff, width), ("mlp.down", width, ff)):
-            add(f"{p}{name}_proj", rows, columns)
-    mx.save_safetensors(str(out / "model.safetensors"), tensors, metadata={"format": "pt"})
+def llama(out, newer):
+    """newer: config.json as transformers 5 saves it."""
     scaling = {"rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
                "original_max_position_embeddings": 1024}
-    rope = ({"rope_parameters": {"rope_theta": 50000.0, **scaling}, "dtype": "float16"} if newer else
-            {"rope_theta": 50000.0, "rope_scaling": scaling, "torch_dtype": "float16"})
-    (out / "config.json").write_text(json.dumps({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": width,
-        "intermediate_size": ff, "num_attention_heads": heads, "num_key_value_heads": kv, "num_hidden_layers": layers,
-        "head_dim": width // heads, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": False, "vocab_size": vocab, "bos_token_id": 0, "eos_token_id": 0,
-        "attention_bias": False, "mlp_bias": False, **rope}))
-    return out
+    config = ({"rope_parameters": {"rope_theta": 50000.0, **scaling}, "dtype": "float16"} if newer else
+              {"rope_theta": 50000.0, "rope_scaling": scaling, "torch_dtype": "float16"})
+    return small_llama.write(out, SHARED, width=128, ff=256, layers=2, dtype=mx.float16, config=config)
 
 
 def weights(path):
@@ -200,7 +172,7 @@ def check_model(name, source, shift):
 
 def check_newer_config():
     """What transformers 5 saves, against the same model in the older words."""
-    older, newer = small_llama(WORK / "llama", False), small_llama(WORK / "llama-5", True)
+    older, newer = llama(WORK / "llama", False), llama(WORK / "llama-5", True)
     helper("stats", older, WORK / "llama.stats.gguf")
     helper("allocate", older, WORK / "llama.stats.gguf", WORK / "llama.json", "mlx_6bit_g32")
     models = []

@@ -22,6 +22,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "stats_fixture.h"
 #include "tiny_hf.h"
 #include "tmpdir.h"
 
@@ -34,26 +35,7 @@ typedef struct fixture {
     om_allocation *a;
 } fixture;
 
-static inline void must(om_status status, const om_error *err) {
-    if (status != OM_OK) {
-        fail_msg("%s: %s", err->where, err->text);
-    }
-}
-
-static inline int64_t rows_of(const om_hf_tensor *t) {
-    return t->n_dims < 2 ? 1 : t->ne[1] * t->ne[2];
-}
-
-static inline float *random_floats(const char *name, uint64_t salt, int64_t n) {
-    om_rng rng = om_rng_at(salt, om_hash_name(name));
-    float *v = om_calloc((size_t) n, sizeof *v);
-    for (int64_t i = 0; i < n; i++) {
-        v[i] = (float) (om_rng_f64(&rng) * om_rng_f64(&rng) * 10.0);
-    }
-    return v;
-}
-
-/* Statistics for every matrix; the embedding has no inputs; one expert never saw a token. */
+/* Statistics for every matrix. */
 static inline void write_stats(const fixture *f) {
     om_error err = { 0 };
     const int n = om_hf_n_tensors(f->source);
@@ -66,23 +48,7 @@ static inline void write_stats(const fixture *f) {
         if (!t->may_quantize) {
             continue;
         }
-        om_tensor_stats *e = &s->tensors[s->n_tensors++];
-        strcpy(e->name, t->name);
-        e->n_in = t->ne[0];
-        e->n_out = t->ne[1];
-        e->experts = (int) t->ne[2];
-        if (strcmp(t->name, "token_embd.weight") != 0) {
-            e->in_sum2 = random_floats(t->name, 1, e->n_in * e->experts);
-            e->counts = om_calloc((size_t) e->experts, sizeof *e->counts);
-            for (int k = 0; k < e->experts; k++) {
-                e->counts[k] = k == 1 ? 0.0F : (float) (90 + k);
-            }
-        }
-        e->rows = random_floats(t->name, 2, e->n_out * e->experts);
-        e->cols = random_floats(t->name, 3, e->n_in * e->experts);
-        for (int64_t k = 0; k < e->n_out * e->experts; k++) {
-            e->total += (double) e->rows[k];
-        }
+        s->tensors[s->n_tensors++] = random_stats(t->name, t->ne[0], t->ne[1], (int) t->ne[2]);
     }
     must(om_stats_write(s, f->stats, false, &err), &err);
     om_stats_free(s);
@@ -97,7 +63,7 @@ static inline int64_t size_of_plan(const fixture *f) {
         const om_hf_tensor *t = om_hf_tensor_at(f->source, i);
         const om_format *to = om_allocation_find(f->a, t->name);
         to = to == NULL || to->mlx == OM_MLX_NONE ? om_format_by_name("bf16") : to;
-        bytes += om_format_size(to, t->ne[0], rows_of(t));
+        bytes += om_format_size(to, t->ne[0], om_hf_tensor_n_rows(t));
         items[i] = (om_mlx_item){ .path = t->path, .n_dims = t->n_dims, .format = to };
         memcpy(items[i].ne, t->ne, sizeof t->ne);
     }
@@ -118,7 +84,7 @@ static inline om_probe probe_of(const om_hf *hf, const om_hf_tensor *t) {
     om_probe probe = { 0 };
     int64_t rows[OM_PROBE_ROWS];
     float *row = om_calloc((size_t) t->ne[0], sizeof *row);
-    om_probe_rows(rows, t->name, rows_of(t));
+    om_probe_rows(rows, t->name, om_hf_tensor_n_rows(t));
     for (int k = 0; k < OM_PROBE_ROWS; k++) {
         must(om_hf_rows_f32(row, hf, t, OM_HF_GGUF, rows[k], 1, &err), &err);
         om_probe_look(&probe, k, t->name, row, t->ne[0]);

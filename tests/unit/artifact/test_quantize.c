@@ -22,6 +22,7 @@
 #include "base/rng.h"
 #include "model/gguf.h"
 #include "profile/stats.h"
+#include "stats_fixture.h"
 #include "tiny_model.h"
 #include "tmpdir.h"
 
@@ -34,22 +35,7 @@ typedef struct fixture {
     om_allocation *a;
 } fixture;
 
-static void must(om_status status, const om_error *err) {
-    if (status != OM_OK) {
-        fail_msg("%s: %s", err->where, err->text);
-    }
-}
-
-static float *random_floats(const char *name, uint64_t salt, int64_t n) {
-    om_rng rng = om_rng_at(salt, om_hash_name(name));
-    float *v = om_calloc((size_t) n, sizeof *v);
-    for (int64_t i = 0; i < n; i++) {
-        v[i] = (float) (om_rng_f64(&rng) * om_rng_f64(&rng) * 10.0);
-    }
-    return v;
-}
-
-/* Statistics for every matrix; the embedding has no inputs; one expert never saw a token. */
+/* Statistics for every matrix. */
 static void write_stats(const fixture *f) {
     om_error err = { 0 };
     const int n = om_model_n_tensors(f->source);
@@ -64,23 +50,7 @@ static void write_stats(const fixture *f) {
         if (!t->may_quantize) {
             continue;
         }
-        om_tensor_stats *e = &s->tensors[s->n_tensors++];
-        strcpy(e->name, t->name);
-        e->n_in = t->ne[0];
-        e->n_out = t->ne[1];
-        e->experts = (int) t->ne[2];
-        if (strcmp(t->name, "token_embd.weight") != 0) {
-            e->in_sum2 = random_floats(t->name, 1, e->n_in * e->experts);
-            e->counts = om_calloc((size_t) e->experts, sizeof *e->counts);
-            for (int k = 0; k < e->experts; k++) {
-                e->counts[k] = k == 1 ? 0.0F : (float) (90 + k);
-            }
-        }
-        e->rows = random_floats(t->name, 2, e->n_out * e->experts);
-        e->cols = random_floats(t->name, 3, e->n_in * e->experts);
-        for (int64_t k = 0; k < e->n_out * e->experts; k++) {
-            e->total += (double) e->rows[k];
-        }
+        s->tensors[s->n_tensors++] = random_stats(t->name, t->ne[0], t->ne[1], (int) t->ne[2]);
     }
     must(om_stats_write(s, f->stats, false, &err), &err);
     om_stats_free(s);
