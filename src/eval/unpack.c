@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -116,20 +115,9 @@ out:
     return status;
 }
 
-static bool is_folder(const char *path) {
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-}
-
 static om_status open_gguf(om_unpacked *u, const char *path, const om_unpack_options *o,
                            const om_env *env, om_error *err) {
     om_status status = OM_OK;
-    if (is_folder(path)) {
-        return om_fail(err, OM_E_IO,
-                       "%s: expected a GGUF, or the folder of a Hugging Face or MLX model, found a "
-                       "folder without config.json",
-                       path);
-    }
     OM_TRY(om_model_open(&u->model, path, err));
     u->container = OM_CONTAINER_GGUF;
     u->bytes = om_model_file_bytes(u->model);

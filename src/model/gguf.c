@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <ggml-cpu.h>
 #include <ggml.h>
@@ -369,9 +370,23 @@ static om_model *new_model(void) {
     return m;
 }
 
+/* What people give by mistake, or to a command that takes only a GGUF. */
+static om_status refuse_folder(const char *path, om_error *err) {
+    struct stat st;
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
+        return om_fail(err, OM_E_IO,
+                       "%s: expected a GGUF, found a folder; profile, run and eval take the folder "
+                       "of a Hugging Face or MLX model, which has a config.json",
+                       path);
+    }
+    return OM_OK;
+}
+
 om_status om_model_open(om_model **out, const char *path, om_error *err) {
     om_status status = OM_OK;
-    om_model *m = new_model();
+    om_model *m = NULL;
+    OM_TRY(refuse_folder(path, err));
+    m = new_model();
     if (m == NULL) {
         return om_fail_nomem(err, sizeof *m);
     }
